@@ -1,0 +1,11 @@
+//! The registry binary end to end: real clients, the reference registry, and kill -9
+//!
+//! Tests that need a client say `SKIPPED` where it is not installed, and what to do. With
+//! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
+
+mod clients;
+mod crash;
+mod distribution;
+mod engines;
+mod large;
+mod support;

@@ -1,0 +1,283 @@
+//! Processes that a test starts, and stops by their id whatever becomes of the test
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::clients;
+use super::http;
+
+/// How long a client may take for one command
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A registry that serves a folder: ours, or the reference
+pub(crate) struct Server {
+    child: Child,
+    /// `127.0.0.1:<port>`
+    pub(crate) address: String,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// Starts our binary on a free port
+    #[track_caller]
+    pub(crate) fn ours(root: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_registry"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--root"])
+            .arg(root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the registry starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, receiver) = mpsc::channel();
+        // Drained for as long as it runs: a full pipe must not stop it.
+        let stdout = child.stdout.take().expect("piped");
+        keep(stdout, &log, move |line| {
+            if let Some((_, rest)) = line.split_once("listening on http://") {
+                let address = rest.split_whitespace().next().unwrap_or_default();
+                let _ = sender.send(address.trim_end_matches('/').to_owned());
+            }
+        });
+        keep(child.stderr.take().expect("piped"), &log, |_| {});
+        let mut server = Self {
+            child,
+            address: String::new(),
+            log,
+        };
+        match receiver.recv_timeout(Duration::from_secs(30)) {
+            Ok(address) => server.address = address,
+            Err(_) => panic!(
+                "the registry does not say where it listens: {}",
+                server.log()
+            ),
+        }
+        server
+    }
+
+    /// Starts Debian's `docker-registry` on a free port, or says that it is missing
+    #[track_caller]
+    pub(crate) fn reference(root: &Path) -> Option<Self> {
+        let program = clients::find("docker-registry", "docker-registry")?;
+        let config = tempfile::NamedTempFile::new().expect("a temporary file");
+        // A port that was free a moment ago may be taken by now; then another one is.
+        for _ in 0..5 {
+            let address = free_address();
+            let text = format!(
+                "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+                 storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
+                 http: {{addr: '{address}'}}\n",
+                root.display()
+            );
+            fs::write(config.path(), text).expect("the configuration is written");
+            let mut child = Command::new(&program)
+                .arg("serve")
+                .arg(config.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("docker-registry starts");
+            let log = Arc::new(Mutex::new(String::new()));
+            keep(child.stderr.take().expect("piped"), &log, |_| {});
+            let mut server = Self {
+                child,
+                address,
+                log,
+            };
+            if server.answers() {
+                return Some(server);
+            }
+        }
+        panic!("docker-registry does not start")
+    }
+
+    /// The process id
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it printed
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no reader panicked").clone()
+    }
+
+    /// kill -9
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// SIGTERM, and how it ended
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        terminate(self.id());
+        wait(&mut self.child, Duration::from_secs(60)).expect("it stops when it is told")
+    }
+
+    fn answers(&mut self) -> bool {
+        for _ in 0..200 {
+            if self.child.try_wait().expect("a status").is_some() {
+                return false;
+            }
+            if let Ok(response) = http::send(&self.address, "GET", "/v2/", &[], &[]) {
+                return response.status == 200;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("log of {}:\n{}", self.address, self.log());
+        }
+    }
+}
+
+/// A daemon of a client, with its log in a file
+pub(crate) struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    /// Starts `command` and waits until `ready` succeeds
+    #[track_caller]
+    pub(crate) fn start(mut command: Command, log: &Path, ready: impl Fn() -> Command) -> Self {
+        let output = fs::File::create(log).expect("a log file");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output)
+            .spawn()
+            .expect("the daemon starts");
+        let mut daemon = Self { child };
+        for _ in 0..300 {
+            let ended = daemon.child.try_wait().expect("a status");
+            let probe = ready().output().expect("the probe runs");
+            if probe.status.success() {
+                return daemon;
+            }
+            if ended.is_some() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        let log = fs::read_to_string(log).unwrap_or_default();
+        panic!("{command:?} does not become ready:\n{log}")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Told, not killed: it has processes and mounts of its own to end.
+        terminate(self.child.id());
+        if wait(&mut self.child, Duration::from_secs(30)).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs a command that must succeed and gives its standard output
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> String {
+    let (status, stdout, stderr) = finish(command);
+    assert!(
+        status.success(),
+        "{command:?} failed with {status}:\n{stdout}\n{stderr}"
+    );
+    stdout
+}
+
+/// Runs a command that must fail and gives its standard error
+#[track_caller]
+pub(crate) fn run_failing(command: &mut Command) -> String {
+    let (status, stdout, stderr) = finish(command);
+    assert!(
+        !status.success(),
+        "{command:?} should have failed:\n{stdout}\n{stderr}"
+    );
+    stderr
+}
+
+#[track_caller]
+fn finish(command: &mut Command) -> (ExitStatus, String, String) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    let stdout = collect(child.stdout.take().expect("piped"));
+    let stderr = collect(child.stderr.take().expect("piped"));
+    let Some(status) = wait(&mut child, PATIENCE) else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{command:?} did not end within {PATIENCE:?}");
+    };
+    (
+        status,
+        stdout.join().expect("no panic"),
+        stderr.join().expect("no panic"),
+    )
+}
+
+fn collect(mut output: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = output.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn keep(
+    output: impl Read + Send + 'static,
+    log: &Arc<Mutex<String>>,
+    each: impl Fn(&str) + Send + 'static,
+) {
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            each(&line);
+            let mut log = log.lock().expect("no reader panicked");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+}
+
+fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait().expect("a status") {
+            return Some(status);
+        }
+        if Instant::now() > deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn terminate(id: u32) {
+    let _ = Command::new("kill")
+        .args(["-TERM", &id.to_string()])
+        .status();
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .to_string()
+}

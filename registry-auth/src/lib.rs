@@ -1,0 +1,27 @@
+//! Who is asking a container registry, and may they
+//!
+//! A request is first identified: an [`Authenticator`] turns its [`Credentials`] into a
+//! [`Principal`]. Then it is authorized: a [`Policy`] answers each [`Access`] that the
+//! operation needs with a [`Decision`], which always says which rule decided and why. There
+//! is no default policy: whoever composes a registry names one, be it [`AllowAll`].
+//!
+//! ```
+//! use registry_auth::{AllowAll, Policy, Principal};
+//! use registry_core::route;
+//!
+//! let operation = route("GET", "/v2/library/alpine/tags/list", None)?;
+//! let decision = AllowAll.decide(&Principal::Anonymous, &operation.access()[0]);
+//! assert!(decision.is_allow());
+//! assert_eq!(decision.rule(), "allow-all");
+//! # Ok::<(), registry_core::RouteError>(())
+//! ```
+
+pub mod authenticator;
+pub mod policy;
+pub mod principal;
+
+pub use registry_core::{Access, Action, Resource};
+
+pub use crate::authenticator::{Anyone, AuthenticateError, Authenticator, Credentials, Password};
+pub use crate::policy::{AllowAll, Decision, Policy, PullOnly};
+pub use crate::principal::Principal;

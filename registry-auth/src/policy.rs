@@ -1,0 +1,102 @@
+//! From a principal and an access to a decision
+
+use std::borrow::Cow;
+use std::fmt;
+
+use registry_core::{Access, Action};
+
+use crate::principal::Principal;
+
+/// Decides who may do what
+///
+/// Pure: a policy does no I/O and its answer depends on its arguments alone.
+///
+/// # Examples
+///
+/// ```
+/// use registry_auth::{Policy, Principal, PullOnly};
+/// use registry_core::route;
+///
+/// let push = route("POST", "/v2/app/blobs/uploads/", None)?;
+/// let decisions = push.access().iter().map(|access| PullOnly.decide(&Principal::Anonymous, access)).collect::<Vec<_>>();
+/// assert!(decisions[0].is_allow()); // pull, which a push needs too
+/// assert!(!decisions[1].is_allow());
+/// assert_eq!(decisions[1].reason(), "this registry only gives content out, it takes none");
+/// # Ok::<(), registry_core::RouteError>(())
+/// ```
+pub trait Policy: fmt::Debug + Send + Sync + 'static {
+    /// Whether `principal` may do `access`, and why
+    fn decide(&self, principal: &Principal, access: &Access) -> Decision;
+}
+
+/// The answer of a policy
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Decision {
+    allow: bool,
+    rule: Cow<'static, str>,
+    reason: Cow<'static, str>,
+}
+
+impl Decision {
+    /// An allow, by the rule of this name, for this reason
+    pub fn allow(rule: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            allow: true,
+            rule: rule.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// A denial, by the rule of this name, for this reason
+    pub fn deny(rule: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            allow: false,
+            rule: rule.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// Whether the access is allowed
+    pub fn is_allow(&self) -> bool {
+        self.allow
+    }
+
+    /// The name of the rule that decided
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// Why, in words for the user who asked
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// Allows everything to everyone
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllowAll;
+
+impl Policy for AllowAll {
+    fn decide(&self, _: &Principal, _: &Access) -> Decision {
+        Decision::allow("allow-all", "this registry is open to everyone")
+    }
+}
+
+/// Allows everyone to read and nobody to write
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PullOnly;
+
+impl Policy for PullOnly {
+    fn decide(&self, _: &Principal, access: &Access) -> Decision {
+        match (&access.resource, access.action) {
+            (registry_core::Resource::Catalog, _) | (_, Action::Pull) => {
+                Decision::allow("pull-only", "everyone may pull from this registry")
+            }
+            _ => Decision::deny(
+                "pull-only",
+                "this registry only gives content out, it takes none",
+            ),
+        }
+    }
+}

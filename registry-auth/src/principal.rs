@@ -1,0 +1,41 @@
+//! Who a request comes from
+
+use std::fmt;
+
+/// The identified origin of a request
+///
+/// # Examples
+///
+/// ```
+/// use registry_auth::Principal;
+///
+/// assert_eq!(Principal::Anonymous.name(), None);
+/// assert_eq!(Principal::User { name: "ada".into() }.to_string(), "ada");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Principal {
+    /// Nobody in particular
+    Anonymous,
+    /// A user whose name an authenticator vouches for
+    User {
+        /// The name that the user logged in with
+        name: String,
+    },
+}
+
+impl Principal {
+    /// The name, if there is one
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Anonymous => None,
+            Self::User { name } => Some(name),
+        }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name().unwrap_or("anonymous"))
+    }
+}

@@ -1,0 +1,242 @@
+//! One line per request, in the combined log format
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
+use jiff::Timestamp;
+
+use crate::server::RemoteAddr;
+
+/// Learns of every request once it is over
+pub trait Observer: Send + Sync + 'static {
+    /// The last byte of the response body was handed to the connection, or the client went away
+    ///
+    /// Called once per request, on a thread that serves other requests too: it must not block.
+    fn finished(&self, record: &AccessRecord);
+}
+
+/// What happened in one request
+///
+/// Its `Display` is the combined log format of nginx and Apache httpd: address, `-`, user,
+/// time of receipt in UTC, request line, status, bytes of the response body, referrer and user
+/// agent. What came from outside is escaped as nginx escapes it (`\x22` for a quote), so that
+/// a line is always one line and its fields stay apart.
+///
+/// # Examples
+///
+/// ```
+/// use registry_http::{AccessRecord, Observer};
+///
+/// struct Print;
+///
+/// impl Observer for Print {
+///     fn finished(&self, record: &AccessRecord) {
+///         // 192.0.2.7 - - [22/Mar/2019:23:22:10 +0000] "GET /v2/ HTTP/1.1" 200 2 "-" "docker/18.06.3"
+///         println!("{record}");
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AccessRecord {
+    /// Where the request came from, if the server told ([`RemoteAddr`])
+    pub remote: Option<IpAddr>,
+    /// The user that the credentials proved
+    pub user: Option<String>,
+    /// When the request came
+    pub received: SystemTime,
+    /// How long it took, to the end of the response body
+    pub elapsed: Duration,
+    /// The method
+    pub method: Method,
+    /// The target as it came, which may hold anything that a URI may
+    pub uri: Uri,
+    /// The protocol version
+    pub version: Version,
+    /// The status of the response; 499, as in nginx, when the client went away before there
+    /// was one
+    pub status: StatusCode,
+    /// The bytes of the response body that were handed to the connection
+    pub bytes: u64,
+    /// Whether that was the whole body
+    pub complete: bool,
+    /// The `Referer` header
+    pub referer: Option<HeaderValue>,
+    /// The `User-Agent` header
+    pub user_agent: Option<HeaderValue>,
+    /// What was asked for, as a constant name such as `get_manifest`; nothing when the request
+    /// was none of the registry's
+    pub operation: Option<&'static str>,
+}
+
+impl fmt::Display for AccessRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remote {
+            Some(address) => write!(f, "{address}")?,
+            None => f.write_str("-")?,
+        }
+        f.write_str(" - ")?;
+        match &self.user {
+            // The user field is not quoted, so a space would start the next one.
+            Some(user) if !user.is_empty() => escape(f, user.as_bytes(), b' ')?,
+            _ => f.write_str("-")?,
+        }
+        match Timestamp::try_from(self.received) {
+            Ok(time) => write!(f, " [{}] \"", time.strftime("%d/%b/%Y:%H:%M:%S +0000"))?,
+            Err(_) => f.write_str(" [-] \"")?,
+        }
+        escape(f, self.method.as_str().as_bytes(), b'"')?;
+        f.write_str(" ")?;
+        match self.uri.path_and_query() {
+            Some(target) => escape(f, target.as_str().as_bytes(), b'"')?,
+            None => f.write_str("-")?,
+        }
+        write!(
+            f,
+            " {:?}\" {} {} ",
+            self.version,
+            self.status.as_u16(),
+            self.bytes
+        )?;
+        quoted(f, self.referer.as_ref())?;
+        f.write_str(" ")?;
+        quoted(f, self.user_agent.as_ref())
+    }
+}
+
+fn quoted(f: &mut fmt::Formatter<'_>, value: Option<&HeaderValue>) -> fmt::Result {
+    f.write_str("\"")?;
+    match value {
+        Some(value) if !value.is_empty() => escape(f, value.as_bytes(), b'"')?,
+        _ => f.write_str("-")?,
+    }
+    f.write_str("\"")
+}
+
+/// Writes `text` with `\xHH` for quotes, backslashes, `besides`, and all that is not printable
+/// ASCII
+fn escape(f: &mut fmt::Formatter<'_>, text: &[u8], besides: u8) -> fmt::Result {
+    for byte in text {
+        match *byte {
+            b'"' | b'\\' | 0..=0x1f | 0x7f.. => write!(f, "\\x{byte:02X}")?,
+            byte if byte == besides => write!(f, "\\x{byte:02X}")?,
+            byte => write!(f, "{}", char::from(byte))?,
+        }
+    }
+    Ok(())
+}
+
+/// A record under way: it tells the observer when it is dropped
+pub(crate) struct Recorder {
+    observer: Arc<dyn Observer>,
+    started: Instant,
+    record: AccessRecord,
+}
+
+impl Recorder {
+    pub(crate) fn begin(observer: Arc<dyn Observer>, parts: &Parts) -> Self {
+        Self {
+            observer,
+            started: Instant::now(),
+            record: AccessRecord {
+                remote: parts
+                    .extensions
+                    .get::<RemoteAddr>()
+                    .map(|address| address.0.ip().to_canonical()),
+                user: None,
+                received: SystemTime::now(),
+                elapsed: Duration::ZERO,
+                method: parts.method.clone(),
+                uri: parts.uri.clone(),
+                version: parts.version,
+                status: client_closed_request(),
+                bytes: 0,
+                complete: false,
+                referer: parts.headers.get(header::REFERER).cloned(),
+                user_agent: parts.headers.get(header::USER_AGENT).cloned(),
+                operation: None,
+            },
+        }
+    }
+
+    pub(crate) fn operation(&mut self, label: &'static str) {
+        self.record.operation = Some(label);
+    }
+
+    pub(crate) fn user(&mut self, name: Option<&str>) {
+        self.record.user = name.map(str::to_owned);
+    }
+
+    pub(crate) fn status(&mut self, status: StatusCode) {
+        self.record.status = status;
+    }
+
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.record.bytes += bytes as u64;
+    }
+
+    pub(crate) fn complete(&mut self) {
+        self.record.complete = true;
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.record.elapsed = self.started.elapsed();
+        self.observer.finished(&self.record);
+    }
+}
+
+fn client_closed_request() -> StatusCode {
+    // 499 is a number between 100 and 999, which is all that this asks for.
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(agent: &'static [u8]) -> AccessRecord {
+        AccessRecord {
+            remote: Some([204, 178, 3, 200].into()),
+            user: None,
+            received: SystemTime::UNIX_EPOCH + Duration::from_secs(1_553_296_930),
+            elapsed: Duration::ZERO,
+            method: Method::GET,
+            uri: Uri::from_static("/v2/"),
+            version: Version::HTTP_11,
+            status: StatusCode::OK,
+            bytes: 5,
+            complete: true,
+            referer: None,
+            user_agent: Some(HeaderValue::from_bytes(agent).unwrap()),
+            operation: Some("ping"),
+        }
+    }
+
+    #[test]
+    fn a_line_is_the_one_that_nginx_writes() {
+        assert_eq!(
+            record(b"docker/18.06.3-ce go/go1.10.3 UpstreamClient(Docker-Client/18.06.3-ce \\(linux\\))").to_string(),
+            "204.178.3.200 - - [22/Mar/2019:23:22:10 +0000] \"GET /v2/ HTTP/1.1\" 200 5 \"-\" \"docker/18.06.3-ce go/go1.10.3 UpstreamClient(Docker-Client/18.06.3-ce \\x5C(linux\\x5C))\"",
+        );
+    }
+
+    #[test]
+    fn nothing_from_outside_leaves_its_field() {
+        let mut record = record(b"a\"b\tc\xff");
+        record.user = Some("ada \"x\"\n[".to_owned());
+        record.referer = Some(HeaderValue::from_static(""));
+        record.uri = Uri::from_static("http://example.org/v2/?q=%22");
+        record.version = Version::HTTP_2;
+        record.remote = None;
+        assert_eq!(
+            record.to_string(),
+            "- - ada\\x20\\x22x\\x22\\x0A[ [22/Mar/2019:23:22:10 +0000] \"GET /v2/?q=%22 HTTP/2.0\" 200 5 \"-\" \"a\\x22b\\x09c\\xFF\"",
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! Blobs: to read, in whole or in part, and to delete
+
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use http::{HeaderMap, Response, StatusCode, header};
+use registry_core::range::Resolved;
+use registry_core::{ByteRange, Digest, RangeHeader, RepositoryName};
+use registry_storage::Store;
+use uuid::Uuid;
+
+use crate::body::{BodyError, ResponseBody};
+use crate::conditional;
+use crate::ranges::{Multipart, content_range};
+use crate::respond::{CONTENT_DIGEST, Cause, Failure, Reply};
+use crate::service::Call;
+
+/// Content under a digest never changes
+const CACHE_CONTROL: &str = "max-age=31536000";
+
+pub(crate) async fn get(
+    call: &Call,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<Response<ResponseBody>, Failure> {
+    let size = call.store().stat_blob(name, digest).await?;
+    let reply = |status| {
+        Reply::new(status)
+            .header(CONTENT_DIGEST, digest)
+            .header(header::ETAG, conditional::etag(digest))
+            .header(header::CACHE_CONTROL, CACHE_CONTROL)
+            .header(header::ACCEPT_RANGES, "bytes")
+    };
+    if conditional::client_has(&call.headers, digest) {
+        return Ok(reply(StatusCode::NOT_MODIFIED).empty());
+    }
+    let whole = || reply(StatusCode::OK).header(header::CONTENT_TYPE, "application/octet-stream");
+    if call.head {
+        // The length of the whole: a range means something to GET alone (RFC 9110, section
+        // 14.2).
+        return Ok(whole().header(header::CONTENT_LENGTH, size).empty());
+    }
+    let parts = match resolve(&call.headers, digest, size) {
+        Resolved::Whole => {
+            let stream = call.store().read_blob(name, digest, None).await?;
+            let body = ResponseBody::stream(size, stream.map_err(BodyError::from));
+            return Ok(whole().body(body));
+        }
+        Resolved::Parts(parts) => parts,
+        Resolved::Unsatisfiable => return Err(Cause::Range { size }.into()),
+    };
+    if let [range] = parts[..] {
+        let stream = call.store().read_blob(name, digest, Some(range)).await?;
+        let body = ResponseBody::stream(range.len(), stream.map_err(BodyError::from));
+        return Ok(reply(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_RANGE, content_range(range, size))
+            .body(body));
+    }
+    let multipart = Multipart::new(parts, size, Uuid::new_v4());
+    let reply =
+        reply(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_TYPE, multipart.content_type());
+    let length = multipart.length();
+    let stream = parts_of(call.store().clone(), name.clone(), *digest, multipart);
+    Ok(reply.body(ResponseBody::stream(length, stream)))
+}
+
+pub(crate) async fn delete(
+    call: &Call,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<Response<ResponseBody>, Failure> {
+    call.require_delete("GET, HEAD")?;
+    call.store().delete_blob(name, digest).await?;
+    Ok(Reply::new(StatusCode::ACCEPTED).empty())
+}
+
+fn resolve(headers: &HeaderMap, digest: &Digest, size: u64) -> Resolved {
+    if !conditional::range_applies(headers, digest) {
+        return Resolved::Whole;
+    }
+    headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(RangeHeader::parse)
+        .map_or(Resolved::Whole, |range| range.resolve(size))
+}
+
+/// The ranges one after the other, each opened when its turn comes
+fn parts_of(
+    store: Store,
+    name: RepositoryName,
+    digest: Digest,
+    multipart: Multipart,
+) -> impl Stream<Item = Result<bytes::Bytes, BodyError>> + Send + 'static {
+    let (parts, end) = multipart.into_parts();
+    let open = move |range: ByteRange| {
+        let (store, name) = (store.clone(), name.clone());
+        async move {
+            let stream = store.read_blob(&name, &digest, Some(range)).await?;
+            Ok::<_, BodyError>(stream.map_err(BodyError::from))
+        }
+    };
+    stream::iter(parts)
+        .flat_map(move |(head, range)| {
+            let content = stream::once(open(range)).try_flatten();
+            stream::iter([Ok(head)]).chain(content).boxed()
+        })
+        .chain(stream::iter([Ok(end)]))
+}

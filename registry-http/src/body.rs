@@ -1,0 +1,223 @@
+//! The bodies of responses
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, Stream, StreamExt};
+use http_body::{Body, Frame, SizeHint};
+use registry_storage::{BlobError, StorageError};
+
+use crate::access_log::Recorder;
+
+/// The body of a response: nothing, bytes at hand, or content streamed from the store
+///
+/// Its length is always known exactly, so that a response has a `Content-Length` in every
+/// version of HTTP. A stream that ends early or runs over is an error, never a short body.
+///
+/// # Examples
+///
+/// ```
+/// use http_body::Body;
+/// use registry_http::ResponseBody;
+///
+/// assert_eq!(ResponseBody::from("{}").size_hint().exact(), Some(2));
+/// assert!(ResponseBody::default().is_end_stream());
+/// ```
+#[derive(Default)]
+pub struct ResponseBody {
+    content: Content,
+    recorder: Option<Box<Recorder>>,
+}
+
+#[derive(Default)]
+enum Content {
+    #[default]
+    Empty,
+    Full(Bytes),
+    Stream {
+        stream: BoxStream<'static, Result<Bytes, BodyError>>,
+        remaining: u64,
+    },
+}
+
+impl ResponseBody {
+    /// Content of exactly `length` bytes
+    pub(crate) fn stream(
+        length: u64,
+        stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+    ) -> Self {
+        if length == 0 {
+            return Self::default();
+        }
+        Self {
+            content: Content::Stream {
+                stream: stream.boxed(),
+                remaining: length,
+            },
+            recorder: None,
+        }
+    }
+
+    /// Lets `recorder` count what is sent, and tell it when this body is done with
+    pub(crate) fn recorded(mut self, recorder: Option<Box<Recorder>>) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// How many bytes are left to send
+    pub(crate) fn remaining(&self) -> u64 {
+        match &self.content {
+            Content::Empty => 0,
+            Content::Full(bytes) => bytes.len() as u64,
+            Content::Stream { remaining, .. } => *remaining,
+        }
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for ResponseBody {
+    fn from(bytes: T) -> Self {
+        let bytes = bytes.into();
+        Self {
+            content: if bytes.is_empty() {
+                Content::Empty
+            } else {
+                Content::Full(bytes)
+            },
+            recorder: None,
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let next = match &mut this.content {
+            Content::Empty => None,
+            Content::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.content = Content::Empty;
+                Some(Ok(bytes))
+            }
+            Content::Stream { stream, remaining } => {
+                let next = match ready!(stream.poll_next_unpin(cx)) {
+                    Some(Ok(bytes)) => match remaining.checked_sub(bytes.len() as u64) {
+                        Some(left) => {
+                            *remaining = left;
+                            Some(Ok(bytes))
+                        }
+                        None => Some(Err(BodyError(Reason::TooLong))),
+                    },
+                    Some(Err(error)) => Some(Err(error)),
+                    None if *remaining > 0 => Some(Err(BodyError(Reason::TooShort {
+                        missing: *remaining,
+                    }))),
+                    None => None,
+                };
+                if let Some(Err(error)) = &next {
+                    tracing::error!(
+                        error = error as &dyn std::error::Error,
+                        "content cannot be sent to its end, the client sees a broken connection",
+                    );
+                }
+                next
+            }
+        };
+        if let (Some(recorder), Some(Ok(bytes))) = (&mut this.recorder, &next) {
+            recorder.sent(bytes.len());
+        }
+        Poll::Ready(next.map(|next| next.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.remaining() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining())
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // The recorder reports when it is dropped in turn.
+        if self.remaining() == 0
+            && let Some(recorder) = &mut self.recorder
+        {
+            recorder.complete();
+        }
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("remaining", &self.remaining())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why content could not be sent to its end
+///
+/// The status line is out by then, so all that is left is to break the connection off. The
+/// client resumes with a range.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct BodyError(Reason);
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error(transparent)]
+    Blob(BlobError),
+    #[error(transparent)]
+    Storage(StorageError),
+    #[error("the stored content is longer than its size said")]
+    TooLong,
+    #[error("the stored content ends {missing} bytes before its size")]
+    TooShort { missing: u64 },
+}
+
+impl From<BlobError> for BodyError {
+    fn from(error: BlobError) -> Self {
+        Self(Reason::Blob(error))
+    }
+}
+
+impl From<StorageError> for BodyError {
+    fn from(error: StorageError) -> Self {
+        Self(Reason::Storage(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn body(length: u64, parts: &[&'static str]) -> ResponseBody {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|part| Ok(Bytes::from_static(part.as_bytes())))
+            .collect();
+        ResponseBody::stream(length, stream::iter(parts))
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_as_long_as_announced_or_fails() {
+        let whole = body(5, &["he", "llo"]);
+        assert_eq!(whole.size_hint().exact(), Some(5));
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), "hello");
+        assert!(body(6, &["he", "llo"]).collect().await.is_err());
+        assert!(body(4, &["he", "llo"]).collect().await.is_err());
+        assert!(body(0, &["never read"]).is_end_stream());
+    }
+}

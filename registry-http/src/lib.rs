@@ -1,0 +1,74 @@
+//! A container registry as an HTTP service for [`hyper`] and for tower
+//!
+//! [`RegistryService`] answers the OCI distribution API and what docker clients expect beyond
+//! it. It is cheap to clone and is both a `hyper::service::Service` and a
+//! `tower_service::Service`, over any body type; it needs a tokio runtime with timers. A
+//! request goes one way through it: `route` makes an [`Operation`](registry_core::Operation),
+//! the authenticator identifies who asks, the policy decides, the store performs, one table
+//! turns the outcome into status and headers, and the [`Observer`] learns of it.
+//!
+//! There is no default for who may do what: whoever builds a service names an authenticator
+//! and a policy.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use http::{Request, StatusCode};
+//! use http_body_util::Empty;
+//! use registry_auth::{AllowAll, Anyone};
+//! use registry_http::RegistryService;
+//! use registry_storage::{Memory, Store};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let store = Store::new(Arc::new(Memory::new()));
+//! let service = RegistryService::builder(store, Arc::new(Anyone), Arc::new(AllowAll)).build();
+//!
+//! let request = Request::get("/v2/").body(Empty::<bytes::Bytes>::new()).unwrap();
+//! let response = hyper::service::Service::call(&service, request).await.unwrap();
+//! assert_eq!(response.status(), StatusCode::OK);
+//! assert_eq!(response.headers()["docker-distribution-api-version"], "registry/2.0");
+//! # }
+//! ```
+//!
+//! [`serve`] is an accept loop for those who need nothing special:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use registry_auth::{AllowAll, Anyone};
+//! use registry_http::{RegistryService, ServeOptions, serve};
+//! use registry_storage::{FileSystem, Store};
+//! use tokio::net::TcpListener;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let driver = FileSystem::open(std::path::Path::new("registry-data"))?;
+//! let store = Store::new(Arc::new(driver));
+//! let service = RegistryService::builder(store, Arc::new(Anyone), Arc::new(AllowAll)).build();
+//! let listener = TcpListener::bind("127.0.0.1:5000").await?;
+//! serve(listener, service, ServeOptions::default(), std::future::pending()).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What of the specification does not apply to this crate, and why, is in [`rows`].
+
+pub mod access_log;
+mod blobs;
+pub mod body;
+mod compress;
+mod conditional;
+mod credentials;
+mod lists;
+mod manifests;
+mod ranges;
+mod request_body;
+mod respond;
+pub mod rows;
+pub mod server;
+pub mod service;
+mod uploads;
+
+pub use crate::access_log::{AccessRecord, Observer};
+pub use crate::body::{BodyError, ResponseBody};
+pub use crate::server::{RemoteAddr, ServeOptions, Stopped, serve};
+pub use crate::service::{Builder, RegistryService};

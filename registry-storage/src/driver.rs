@@ -1,0 +1,318 @@
+//! What a storage must be able to do
+//!
+//! A driver implements [`Objects`], small whole values under hierarchical keys, and
+//! [`Uploads`], files that grow. It need not know what a registry is. Its tests are written
+//! already: see the `suite` module (feature `suite`).
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use registry_core::range::ByteRange;
+
+use crate::error::StorageError;
+
+/// The bytes of an object, in order; after an error there are no more
+pub type ByteStream = BoxStream<'static, Result<Bytes, StorageError>>;
+
+/// A place in a storage: components separated by `/`
+///
+/// - There is at least one component, and none is empty, `.` or `..`.
+/// - No control characters.
+/// - Not absolute, and no `/` at either end.
+///
+/// A key therefore names the same place in a folder and in a bucket, and never one outside.
+///
+/// # Examples
+///
+/// ```
+/// use registry_storage::Key;
+///
+/// let folder = Key::parse("blobs/sha256")?;
+/// assert_eq!(folder.child("ab")?.as_str(), "blobs/sha256/ab");
+/// assert!(Key::parse("blobs/../secret").is_err());
+/// # Ok::<(), registry_storage::driver::KeyError>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+/// Why a text is not a key
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not a key: expected components other than `.` and `..`, without control characters, separated by single `/`", .text.escape_debug())]
+pub struct KeyError {
+    text: String,
+}
+
+/// What is known of an object without reading it
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stat {
+    /// How many bytes it has
+    pub size: u64,
+    /// When it was written last, if the storage says so
+    pub modified: Option<SystemTime>,
+}
+
+/// One child of a folder
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The last component of its key
+    pub name: String,
+    /// Whether it is a folder
+    pub is_dir: bool,
+}
+
+/// Whole values under keys
+///
+/// A folder is what holds objects: it comes with the first and may go with the last, or stay
+/// empty. It is no object, and an object is no folder.
+///
+/// Every method is safe to call from several tasks and processes at once. A method that
+/// returned `Ok` has made its effect durable, unless it says otherwise; one whose future is
+/// dropped has either its whole effect or none.
+///
+/// # Errors
+///
+/// All methods: [`StorageError::NotFound`] only if what was asked for is certainly absent,
+/// otherwise the kind that tells what to do about it.
+#[async_trait]
+pub trait Objects: fmt::Debug + Send + Sync + 'static {
+    /// The whole of a small object; one of more than `limit` bytes is [`StorageError::Corrupt`]
+    async fn read(&self, key: &Key, limit: usize) -> Result<Bytes, StorageError>;
+
+    /// What is known of an object
+    async fn stat(&self, key: &Key) -> Result<Stat, StorageError>;
+
+    /// The size of an object, and its bytes or those in `range`, as they are when it is opened
+    ///
+    /// A range that ends beyond the object is [`StorageError::Corrupt`]: whoever asks has taken
+    /// it from a size that the object should have. An object that is replaced or deleted under
+    /// way goes on as it was, or ends with an error; versions are never mixed.
+    async fn stream(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, ByteStream), StorageError>;
+
+    /// Stores an object, replacing what is there: readers see the old or the new, whole
+    async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError>;
+
+    /// Removes an object
+    async fn delete(&self, key: &Key) -> Result<(), StorageError>;
+
+    /// Removes whatever is at `key` and everything below; `Ok` if there is nothing
+    ///
+    /// It is gone for readers, all at once where the storage can do that. After a power cut
+    /// some of it may be back: use [`Objects::delete`] for what must never return.
+    async fn delete_tree(&self, key: &Key) -> Result<(), StorageError>;
+
+    /// Moves an object to another key, replacing what is there
+    async fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError>;
+
+    /// The first `limit` children of a folder strictly after the name `after`, in byte order
+    ///
+    /// `None` is the topmost folder, which always exists. A folder that does not exist is
+    /// [`StorageError::NotFound`]. Names that no [`Key`] can have are left out.
+    async fn list(
+        &self,
+        folder: Option<&Key>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StorageError>;
+}
+
+/// Files that grow, and become objects when they are done
+///
+/// An upload can be read, listed, renamed and deleted as an object under the same key.
+#[async_trait]
+pub trait Uploads: fmt::Debug + Send + Sync + 'static {
+    /// Opens an upload for writing at its end; one that does not exist begins empty
+    ///
+    /// Until the result is dropped, and a write that it still has under way is done, nobody
+    /// else can open it, in this process or another.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Busy`] while someone else has it open.
+    async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError>;
+
+    /// Makes an upload the object `to`, replacing what is there
+    ///
+    /// Its bytes must have been synced: see [`Append::sync`]. Readers of `to` see the old object
+    /// or the new, whole, and the move is durable on return.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] if there is no such upload.
+    async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError>;
+}
+
+/// An upload that is open for writing
+///
+/// After an error of any method but [`Append::truncate`] on too short an upload, what the
+/// upload holds past the last successful [`Append::sync`] is unknown, and all further calls
+/// fail. Open it again and cut it to what is known.
+#[async_trait]
+pub trait Append: fmt::Debug + Send + 'static {
+    /// How many bytes the upload had when it was opened or cut, and those added since
+    fn size(&self) -> u64;
+
+    /// Adds bytes at the end
+    ///
+    /// Returns as soon as the next write may come, which may be before this one is done, so
+    /// that the caller's work and the storage's overlap. Its error then is that of the next
+    /// call. At most one write is under way. If this is dropped, the write goes on.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError>;
+
+    /// Makes durable all that was written; readers see it from then on at the latest
+    async fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// Cuts the upload to its first `size` bytes, after which writing goes on
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] if it is shorter; nothing is changed then.
+    async fn truncate(&mut self, size: u64) -> Result<(), StorageError>;
+}
+
+/// Everything that a registry needs; implemented by whatever is both [`Objects`] and [`Uploads`]
+pub trait Driver: Objects + Uploads {}
+
+impl<D: Objects + Uploads + ?Sized> Driver for D {}
+
+impl Key {
+    /// Parses a key
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if the text is out of the grammar.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let valid = text.split('/').all(|component| {
+            !matches!(component, "" | "." | "..") && !component.contains(char::is_control)
+        });
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(KeyError {
+                text: text.to_owned(),
+            })
+        }
+    }
+
+    /// The key of something directly or indirectly below
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if `path` is out of the grammar.
+    pub fn child(&self, path: &str) -> Result<Self, KeyError> {
+        Self::parse(&format!("{self}/{path}"))
+    }
+
+    /// The key as text
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// All but the last component; `None` directly below the topmost folder
+    pub fn parent(&self) -> Option<&str> {
+        self.0.rsplit_once('/').map(|(parent, _)| parent)
+    }
+
+    /// The last component
+    pub fn name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<&str> for Key {
+    type Error = KeyError;
+
+    fn try_from(text: &str) -> Result<Self, KeyError> {
+        Self::parse(text)
+    }
+}
+
+impl Stat {
+    /// What is known of an object of `size` bytes
+    pub fn new(size: u64, modified: Option<SystemTime>) -> Self {
+        Self { size, modified }
+    }
+}
+
+impl Entry {
+    /// A child that is an object
+    pub fn object(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            is_dir: false,
+        }
+    }
+
+    /// A child that is a folder
+    pub fn folder(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            is_dir: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_relative_and_stay_inside() {
+        for good in ["a", "a/b", "a.b", "..a", "a..", "_x/é", "a b", "-", "a\\b"] {
+            assert_eq!(Key::parse(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/./b", "a\0b", "a\nb",
+            "a\u{7f}", "a/\u{85}",
+        ] {
+            assert!(Key::parse(bad).is_err(), "{bad:?}");
+        }
+        let error = Key::parse("a/\n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`a/\\n` is not a key: expected components other than `.` and `..`, without control \
+             characters, separated by single `/`"
+        );
+    }
+
+    #[test]
+    fn keys_know_their_parts() {
+        let key = Key::parse("a/b").unwrap();
+        assert_eq!((key.parent(), key.name()), (Some("a"), "b"));
+        let child = key.child("c/d").unwrap();
+        assert_eq!((child.parent(), child.name()), (Some("a/b/c"), "d"));
+        let top = Key::parse("a").unwrap();
+        assert_eq!((top.parent(), top.name()), (None, "a"));
+        assert!(key.child("..").is_err());
+        assert!(key.child("").is_err());
+    }
+}

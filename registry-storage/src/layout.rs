@@ -1,0 +1,160 @@
+//! Where distribution v2 keeps what, to the byte
+//!
+//! Everything is below `docker/registry/v2/`. Keys are only ever made from validated types, so
+//! what a client sends reaches a path through a grammar that has no `..` and no empty
+//! component. The one folder that distribution does not know, `_referrers`, starts with an
+//! underscore: its walks skip such folders.
+
+use registry_core::{Algorithm, Digest, RepositoryName, Tag, UploadId};
+
+use crate::driver::Key;
+
+const ROOT: &str = "docker/registry/v2";
+
+/// `blobs/<algorithm>/<first two hex digits>/<hex>/data`
+pub(crate) fn blob(digest: &Digest) -> Key {
+    let hex = digest.hex();
+    key(format!(
+        "{ROOT}/blobs/{}/{}/{hex}/data",
+        digest.algorithm(),
+        &hex[..2]
+    ))
+}
+
+/// Beside a blob's data: a copy that did not hash to its name and was moved out of the way
+pub(crate) fn damaged_blob(digest: &Digest) -> Key {
+    let hex = digest.hex();
+    key(format!(
+        "{ROOT}/blobs/{}/{}/{hex}/damaged",
+        digest.algorithm(),
+        &hex[..2]
+    ))
+}
+
+/// The folder of all repositories
+pub(crate) fn repositories() -> Key {
+    key(format!("{ROOT}/repositories"))
+}
+
+/// The folder of one repository, which may hold other repositories too
+pub(crate) fn repository(name: &str) -> Key {
+    key(format!("{ROOT}/repositories/{name}"))
+}
+
+/// Says that the repository has the blob
+pub(crate) fn layer_link(name: &RepositoryName, digest: &Digest) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_layers/{}/{}/link",
+        digest.algorithm(),
+        digest.hex()
+    ))
+}
+
+/// The folder without which distribution does not list a repository
+pub(crate) fn manifests(name: &str) -> Key {
+    key(format!("{ROOT}/repositories/{name}/_manifests"))
+}
+
+/// The folder of the manifests of one algorithm
+pub(crate) fn revisions(name: &RepositoryName, algorithm: Algorithm) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_manifests/revisions/{algorithm}"
+    ))
+}
+
+/// Says that the repository has the manifest
+pub(crate) fn revision_link(name: &RepositoryName, digest: &Digest) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_manifests/revisions/{}/{}/link",
+        digest.algorithm(),
+        digest.hex()
+    ))
+}
+
+/// The folder of all tags
+pub(crate) fn tags(name: &RepositoryName) -> Key {
+    key(format!("{ROOT}/repositories/{name}/_manifests/tags"))
+}
+
+/// The folder of one tag
+pub(crate) fn tag(name: &RepositoryName, tag: &Tag) -> Key {
+    key(format!("{ROOT}/repositories/{name}/_manifests/tags/{tag}"))
+}
+
+/// What the tag points to
+pub(crate) fn tag_current(name: &RepositoryName, tag: &Tag) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_manifests/tags/{tag}/current/link"
+    ))
+}
+
+/// What the tag has pointed to at some time
+pub(crate) fn tag_index(name: &RepositoryName, tag: &Tag, digest: &Digest) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_manifests/tags/{tag}/index/{}/{}/link",
+        digest.algorithm(),
+        digest.hex()
+    ))
+}
+
+/// The folder of the referrers of a subject, by the algorithm of their own digests
+pub(crate) fn referrers(name: &RepositoryName, subject: &Digest, algorithm: Algorithm) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_referrers/{}/{}/{algorithm}",
+        subject.algorithm(),
+        subject.hex()
+    ))
+}
+
+/// Says that `referrer` has `subject` as its subject
+pub(crate) fn referrer_link(name: &RepositoryName, subject: &Digest, referrer: &Digest) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_referrers/{}/{}/{}/{}/link",
+        subject.algorithm(),
+        subject.hex(),
+        referrer.algorithm(),
+        referrer.hex()
+    ))
+}
+
+/// The folder of an upload session
+pub(crate) fn upload(name: &RepositoryName, id: &UploadId) -> Key {
+    key(format!("{ROOT}/repositories/{name}/_uploads/{id}"))
+}
+
+/// The bytes of an upload so far
+pub(crate) fn upload_data(name: &RepositoryName, id: &UploadId) -> Key {
+    key(format!("{ROOT}/repositories/{name}/_uploads/{id}/data"))
+}
+
+/// When the upload began
+pub(crate) fn upload_started(name: &RepositoryName, id: &UploadId) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_uploads/{id}/startedat"
+    ))
+}
+
+/// The folder of the saved hashes of one algorithm
+pub(crate) fn upload_states(name: &RepositoryName, id: &UploadId, algorithm: Algorithm) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_uploads/{id}/hashstates/{algorithm}"
+    ))
+}
+
+/// The saved hash of the first `offset` bytes
+pub(crate) fn upload_state(
+    name: &RepositoryName,
+    id: &UploadId,
+    algorithm: Algorithm,
+    offset: u64,
+) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_uploads/{id}/hashstates/{algorithm}/{offset}"
+    ))
+}
+
+fn key(path: String) -> Key {
+    // Names, tags, digests and upload ids have no empty, `.` or `..` component and no NUL by
+    // their grammars; the rest of each path is written above.
+    Key::parse(&path).expect("a path of validated parts is a valid key")
+}

@@ -1,0 +1,401 @@
+//! Manifests: exact bytes by digest, and tags that point to them
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use registry_core::manifest::{Dependency, DescriptorDigest, Limits, Role};
+use registry_core::{Algorithm, Digest, Manifest, MediaType, RepositoryName, Tag, TagOrDigest};
+
+use super::{CONCURRENCY, MANIFEST_READ_LIMIT, Store};
+use crate::error::StorageError;
+use crate::layout;
+
+/// A manifest as it was pushed
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// What its bytes hash to, in the algorithm that it was pushed with
+    pub digest: Digest,
+    /// The type that it was pushed with
+    pub media_type: MediaType,
+    /// The bytes, unchanged
+    pub bytes: Bytes,
+}
+
+/// Why a manifest cannot be had
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestReadError {
+    /// The stored bytes do not hash to the digest
+    #[error("the stored manifest `{digest}` is damaged; push it again to mend it")]
+    Damaged {
+        /// The digest that it should have
+        digest: Digest,
+    },
+    /// There is no such repository
+    #[error("there is no repository `{name}`; push an image to it first")]
+    RepositoryUnknown {
+        /// The repository that was asked
+        name: RepositoryName,
+    },
+    /// The storage failed
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The repository does not have it
+    #[error("`{name}` has no manifest `{reference}`")]
+    Unknown {
+        /// The repository that was asked
+        name: RepositoryName,
+        /// What was asked for
+        reference: TagOrDigest,
+    },
+}
+
+/// Why a manifest was not stored
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PutManifestError {
+    /// It refers to content that the repository does not have
+    #[error("{} of the blobs or manifests that it refers to are missing", .0.len())]
+    Missing(Vec<MissingDependency>),
+    /// The storage failed
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Content that a manifest refers to and the repository does not have
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingDependency {
+    /// Its digest as the manifest writes it
+    pub digest: String,
+    /// What is wrong, and what to do
+    pub reason: String,
+}
+
+impl fmt::Display for MissingDependency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.digest, self.reason)
+    }
+}
+
+/// Limits for what is stored already: only reading must be bounded
+pub(super) fn stored_limits() -> Limits {
+    Limits {
+        max_bytes: MANIFEST_READ_LIMIT,
+        max_depth: Limits::default().max_depth,
+        max_descriptors: usize::MAX,
+    }
+}
+
+impl Store {
+    /// The manifest that a tag points to, or the manifest of a digest
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestReadError`]; what is returned hashes to its digest.
+    pub async fn manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &TagOrDigest,
+    ) -> Result<StoredManifest, ManifestReadError> {
+        let digest = match reference {
+            TagOrDigest::Digest(digest) => Some(*digest),
+            TagOrDigest::Tag(tag) => self.read_link(&layout::tag_current(name, tag)).await?,
+        };
+        let Some(digest) = digest else {
+            return Err(self.manifest_unknown(name, reference).await);
+        };
+        if self
+            .read_link(&layout::revision_link(name, &digest))
+            .await?
+            != Some(digest)
+        {
+            return Err(self.manifest_unknown(name, reference).await);
+        }
+        let bytes = match self.read_manifest_bytes(&digest).await {
+            Ok(bytes) => bytes,
+            Err(StorageError::NotFound { .. }) => {
+                tracing::error!(%name, %digest, "a manifest is linked and its bytes are gone; push it again");
+                return Err(self.manifest_unknown(name, reference).await);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if Digest::of(digest.algorithm(), &bytes) != digest {
+            tracing::error!(%name, %digest, "a stored manifest does not hash to its digest; push it again");
+            return Err(ManifestReadError::Damaged { digest });
+        }
+        let media_type = Manifest::detect_media_type(&bytes).unwrap_or(MediaType::OCI_MANIFEST);
+        Ok(StoredManifest {
+            digest,
+            media_type,
+            bytes,
+        })
+    }
+
+    /// Stores a manifest under its digest and lets tags point to it
+    ///
+    /// `digest` is that of the manifest's bytes, which the caller has computed or verified.
+    /// When this returns, the bytes, the links and the tags are durable.
+    ///
+    /// # Errors
+    ///
+    /// [`PutManifestError::Missing`] with everything that the repository lacks (distribution
+    /// specification, "Pushing Manifests"); then no tag has moved. A subject may be missing.
+    pub async fn put_manifest(
+        &self,
+        name: &RepositoryName,
+        manifest: &Manifest,
+        digest: Digest,
+        tags: &[Tag],
+    ) -> Result<(), PutManifestError> {
+        let missing = self.missing_dependencies(name, manifest).await?;
+        if !missing.is_empty() {
+            return Err(PutManifestError::Missing(missing));
+        }
+
+        let link = layout::revision_link(name, &digest);
+        let known = self.read_link(&link).await? == Some(digest);
+        self.objects()
+            .write(&layout::blob(&digest), manifest.raw().clone())
+            .await?;
+        let referrer = manifest
+            .subject()
+            .and_then(|subject| match &subject.digest {
+                DescriptorDigest::Known(subject) => {
+                    Some(layout::referrer_link(name, subject, &digest))
+                }
+                _ => None,
+            });
+        // The referrers entry first: a list skips entries whose manifest is not there, so
+        // whoever sees the manifest finds it in the list too.
+        if let Some(referrer) = &referrer {
+            self.write_link(referrer, &digest).await?;
+        }
+        self.write_link(&link, &digest).await?;
+
+        // A blob may have been deleted since it was looked for. Its deleter removes the link
+        // and then looks for manifests; here the manifest's link is written and then the blobs
+        // are looked for: at least one of the two sees the other.
+        let missing = self.missing_dependencies(name, manifest).await?;
+        if !missing.is_empty() {
+            if !known {
+                self.delete_if_present(&link).await?;
+                if let Some(referrer) = &referrer {
+                    self.delete_if_present(referrer).await?;
+                }
+            }
+            return Err(PutManifestError::Missing(missing));
+        }
+
+        for tag in tags {
+            self.write_link(&layout::tag_index(name, tag, &digest), &digest)
+                .await?;
+            self.write_link(&layout::tag_current(name, tag), &digest)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a manifest and every tag that points to it out of the repository
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestReadError::Unknown`] or [`ManifestReadError::RepositoryUnknown`] when it is not there.
+    pub async fn delete_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), ManifestReadError> {
+        let link = layout::revision_link(name, digest);
+        if self.read_link(&link).await? != Some(*digest) {
+            return Err(self
+                .manifest_unknown(name, &TagOrDigest::Digest(*digest))
+                .await);
+        }
+        // Tags first: if this breaks off, the manifest is still there to be deleted again.
+        self.delete_tags_of(name, digest).await?;
+        if let Ok(bytes) = self.read_manifest_bytes(digest).await
+            && let Ok(manifest) = Manifest::parse(bytes, None, &stored_limits())
+            && let Some(subject) = manifest.subject()
+            && let DescriptorDigest::Known(subject) = &subject.digest
+        {
+            self.delete_if_present(&layout::referrer_link(name, subject, digest))
+                .await?;
+        }
+        self.delete_if_present(&link).await?;
+        // Again, for tags that were set in between: they would point to nothing.
+        self.delete_tags_of(name, digest).await?;
+        Ok(())
+    }
+
+    /// Takes a tag away; the manifest stays
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestReadError::Unknown`] or [`ManifestReadError::RepositoryUnknown`] when it is not there.
+    pub async fn delete_tag(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<(), ManifestReadError> {
+        match self.objects().delete(&layout::tag_current(name, tag)).await {
+            Ok(()) => {}
+            Err(StorageError::NotFound { .. }) => {
+                return Err(self
+                    .manifest_unknown(name, &TagOrDigest::Tag(tag.clone()))
+                    .await);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.objects().delete_tree(&layout::tag(name, tag)).await?;
+        Ok(())
+    }
+
+    /// Whether the repository has ever had a manifest: then distribution lists it too
+    pub(super) async fn repository_exists(&self, name: &str) -> Result<bool, StorageError> {
+        match self
+            .objects()
+            .list(Some(&layout::manifests(name)), None, 1)
+            .await
+        {
+            Ok(_) => Ok(true),
+            Err(StorageError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn read_manifest_bytes(&self, digest: &Digest) -> Result<Bytes, StorageError> {
+        self.objects()
+            .read(&layout::blob(digest), MANIFEST_READ_LIMIT)
+            .await
+    }
+
+    /// The digests of all manifests of the repository
+    pub(super) async fn revisions(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<Vec<Digest>, StorageError> {
+        let mut revisions = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            revisions.extend(
+                self.digests_in(&layout::revisions(name, algorithm), algorithm)
+                    .await?,
+            );
+        }
+        Ok(revisions)
+    }
+
+    async fn manifest_unknown(
+        &self,
+        name: &RepositoryName,
+        reference: &TagOrDigest,
+    ) -> ManifestReadError {
+        match self.repository_exists(name.as_str()).await {
+            Ok(true) => ManifestReadError::Unknown {
+                name: name.clone(),
+                reference: reference.clone(),
+            },
+            Ok(false) => ManifestReadError::RepositoryUnknown { name: name.clone() },
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn delete_tags_of(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), ManifestReadError> {
+        let tags = match self.tags(name, None, None).await {
+            Ok(listing) => listing.items,
+            Err(ManifestReadError::RepositoryUnknown { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        stream::iter(tags)
+            .map(|tag| async move {
+                let target = self.read_link(&layout::tag_current(name, &tag)).await?;
+                if target != Some(*digest) {
+                    return Ok(());
+                }
+                match self.delete_tag(name, &tag).await {
+                    Ok(())
+                    | Err(
+                        ManifestReadError::Unknown { .. }
+                        | ManifestReadError::RepositoryUnknown { .. },
+                    ) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            })
+            .buffer_unordered(CONCURRENCY)
+            .try_collect()
+            .await
+    }
+
+    async fn missing_dependencies(
+        &self,
+        name: &RepositoryName,
+        manifest: &Manifest,
+    ) -> Result<Vec<MissingDependency>, StorageError> {
+        let mut wanted: Vec<&Dependency> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for dependency in manifest.dependencies() {
+            if dependency.must_exist() && seen.insert(dependency.descriptor.digest.to_string()) {
+                wanted.push(dependency);
+            }
+        }
+        // `buffered`, not `buffer_unordered`: errors stand in the manifest's own order.
+        stream::iter(wanted)
+            .map(|dependency| self.missing_dependency(name, dependency))
+            .buffered(CONCURRENCY)
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await
+    }
+
+    async fn missing_dependency(
+        &self,
+        name: &RepositoryName,
+        dependency: &Dependency,
+    ) -> Result<Option<MissingDependency>, StorageError> {
+        let descriptor = &dependency.descriptor;
+        let missing = |reason: String| {
+            Ok(Some(MissingDependency {
+                digest: descriptor.digest.to_string(),
+                reason,
+            }))
+        };
+        let digest = match &descriptor.digest {
+            DescriptorDigest::Known(digest) => digest,
+            _ => {
+                return missing(
+                    "is of an algorithm that this registry cannot verify; use sha256 or sha512"
+                        .to_owned(),
+                );
+            }
+        };
+        let mut linked = false;
+        if dependency.role == Role::Manifest {
+            linked = self.read_link(&layout::revision_link(name, digest)).await? == Some(*digest);
+        }
+        // An index may list blobs too, as build caches do.
+        linked =
+            linked || self.read_link(&layout::layer_link(name, digest)).await? == Some(*digest);
+        if !linked {
+            return missing(format!(
+                "is not in repository `{name}`; push it before the manifest that refers to it"
+            ));
+        }
+        let Some(size) = self.blob_size(digest).await? else {
+            return missing("is not in this registry any more; push it again".to_owned());
+        };
+        if size == descriptor.size {
+            return Ok(None);
+        }
+        if self.set_aside_if_damaged(digest).await? {
+            return missing("was damaged in storage; push it again".to_owned());
+        }
+        missing(format!(
+            "has {size} bytes, and the manifest says {}; write the descriptor anew",
+            descriptor.size
+        ))
+    }
+}

@@ -1,0 +1,515 @@
+//! Upload sessions, whose whole state is in the storage
+//!
+//! A session is a folder as distribution makes it: `startedat`, `data`, and under
+//! `hashstates` the running hash at some offsets. Each request reads it anew, so any process
+//! on the storage can take the next one. A hash is saved only after the bytes that it covers
+//! are durable. The offset of the newest saved hash is therefore a place from which an upload
+//! goes on after any crash, without reading back a byte; what lies behind it is cut off.
+
+use std::fmt::Display;
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, TryStreamExt};
+use jiff::Timestamp;
+use registry_core::upload::{
+    ChunkError, ChunkHeader, CompleteError, Completion, Session, UploadId,
+};
+use registry_core::{Algorithm, Digest, Hasher, RepositoryName};
+
+use super::{SMALL_READ_LIMIT, Store};
+use crate::driver::Append;
+use crate::error::StorageError;
+use crate::layout;
+
+/// How old a session may get
+///
+/// Distribution purges after a week by default, and a push that takes longer is none.
+const LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// After how many bytes the hash is saved within one request
+///
+/// At most this much is sent again after a crash; each time costs a sync.
+const CHECKPOINT: u64 = 32 * 1024 * 1024;
+
+/// How many bytes are gathered before they are hashed and written
+///
+/// Large enough that a trip to the disk's threads is small beside the work, small enough that
+/// two of them per running upload are little memory.
+const WRITE_SIZE: usize = 512 * 1024;
+
+/// Why there is no upload session
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UploadError {
+    /// It never was, has ended or expired
+    #[error(
+        "there is no upload session `{id}`; it never was, has ended or expired; start a new one"
+    )]
+    Unknown {
+        /// The session
+        id: UploadId,
+    },
+    /// The storage failed
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Why a body was not (wholly) added to an upload
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The body broke off; what arrived is kept
+    #[error("the body broke off: {0}")]
+    Body(String),
+    /// The chunk does not fit the session
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// The storage failed
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The session ended meanwhile
+    #[error("the upload session `{id}` ended while this request was under way")]
+    Unknown {
+        /// The session
+        id: UploadId,
+    },
+}
+
+/// Why an upload did not become a blob
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompleteUploadError {
+    /// Its last bytes could not be added
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The bytes do not have that digest; the session goes on
+    #[error(transparent)]
+    Digest(#[from] CompleteError),
+    /// The storage failed
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// An upload session, between or within requests
+///
+/// See [`Store`] for an example.
+#[derive(Debug)]
+pub struct Upload {
+    store: Store,
+    name: RepositoryName,
+    session: Session,
+}
+
+impl Store {
+    /// Begins an upload
+    ///
+    /// # Errors
+    ///
+    /// What the storage says.
+    pub async fn start_upload(
+        &self,
+        name: &RepositoryName,
+        algorithm: Algorithm,
+    ) -> Result<Upload, StorageError> {
+        let id = UploadId::from_random_bytes(*uuid::Uuid::new_v4().as_bytes());
+        let now = Timestamp::now();
+        // Not synced: a session that a power cut takes away is one to start again.
+        let mut started = self
+            .uploads()
+            .append(&layout::upload_started(name, &id))
+            .await?;
+        started
+            .write(format!("{now:.0}").into_bytes().into())
+            .await?;
+        let upload = Upload {
+            store: self.clone(),
+            name: name.clone(),
+            session: Session::begin(id, algorithm),
+        };
+        if algorithm != Algorithm::default() {
+            // The only trace of the algorithm until there are bytes.
+            upload.save_state().await?;
+        }
+        Ok(upload)
+    }
+
+    /// Takes up an upload where its last request, or a crash, left it
+    ///
+    /// # Errors
+    ///
+    /// [`UploadError::Unknown`] when there is no such session in this repository.
+    pub async fn open_upload(
+        &self,
+        name: &RepositoryName,
+        id: &UploadId,
+    ) -> Result<Upload, UploadError> {
+        let started = match self
+            .objects()
+            .read(&layout::upload_started(name, id), SMALL_READ_LIMIT)
+            .await
+        {
+            Ok(bytes) => bytes,
+            Err(StorageError::NotFound { .. }) => return Err(UploadError::Unknown { id: *id }),
+            Err(error) => return Err(error.into()),
+        };
+        let session = self.load_session(name, id).await?;
+        // A date that cannot be read was written by a process that died just then.
+        let started: Option<Timestamp> = std::str::from_utf8(&started)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        let age = started
+            .and_then(|started| SystemTime::now().duration_since(started.into()).ok())
+            .unwrap_or_default();
+        if session.expired(age, LIFETIME).is_some() {
+            self.objects()
+                .delete_tree(&layout::upload(name, id))
+                .await?;
+            return Err(UploadError::Unknown { id: *id });
+        }
+        Ok(Upload {
+            store: self.clone(),
+            name: name.clone(),
+            session,
+        })
+    }
+
+    /// The session as its newest saved hash has it
+    async fn load_session(
+        &self,
+        name: &RepositoryName,
+        id: &UploadId,
+    ) -> Result<Session, StorageError> {
+        let size = match self.objects().stat(&layout::upload_data(name, id)).await {
+            Ok(stat) => stat.size,
+            Err(StorageError::NotFound { .. }) => 0,
+            Err(error) => return Err(error),
+        };
+        let mut newest: Option<Hasher> = None;
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            if let Some(hasher) = self.newest_state(name, id, algorithm, size).await?
+                && newest
+                    .as_ref()
+                    .is_none_or(|newest| newest.written() <= hasher.written())
+            {
+                newest = Some(hasher);
+            }
+        }
+        Ok(match newest {
+            Some(hasher) => Session::resume(*id, hasher),
+            None => Session::begin(*id, Algorithm::default()),
+        })
+    }
+
+    async fn newest_state(
+        &self,
+        name: &RepositoryName,
+        id: &UploadId,
+        algorithm: Algorithm,
+        size: u64,
+    ) -> Result<Option<Hasher>, StorageError> {
+        let entries = match self
+            .objects()
+            .list(
+                Some(&layout::upload_states(name, id, algorithm)),
+                None,
+                usize::MAX,
+            )
+            .await
+        {
+            Ok(entries) => entries,
+            Err(StorageError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut offsets: Vec<u64> = entries
+            .iter()
+            .filter_map(|entry| entry.name.parse().ok())
+            .filter(|offset| *offset <= size)
+            .collect();
+        offsets.sort_unstable_by(|a, b| b.cmp(a));
+        for offset in offsets {
+            let key = layout::upload_state(name, id, algorithm, offset);
+            let bytes = match self.objects().read(&key, SMALL_READ_LIMIT).await {
+                Ok(bytes) => bytes,
+                Err(StorageError::NotFound { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            // One that is torn or of another offset is none; the one before it will do.
+            if let Ok(hasher) = Hasher::restore(algorithm, &bytes)
+                && hasher.written() == offset
+            {
+                return Ok(Some(hasher));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Upload {
+    /// The session's id
+    pub fn id(&self) -> UploadId {
+        self.session.id()
+    }
+
+    /// How many bytes it has
+    pub fn offset(&self) -> u64 {
+        self.session.offset()
+    }
+
+    /// Says which algorithm its digest will have; only an upload without bytes can still change
+    ///
+    /// Returns whether it now hashes with `algorithm`.
+    pub fn set_algorithm(&mut self, algorithm: Algorithm) -> bool {
+        self.session.set_algorithm(algorithm)
+    }
+
+    /// Adds a request's body
+    ///
+    /// When this returns the bytes are durable, and [`Upload::offset`] is where the next chunk
+    /// starts, in this process or another.
+    ///
+    /// # Errors
+    ///
+    /// [`AppendError`]. In every case the session stays usable, and what arrived before a
+    /// broken body is kept.
+    pub async fn append<S, E>(&mut self, header: ChunkHeader, body: S) -> Result<(), AppendError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Display,
+    {
+        let mut file = self.lock().await?;
+        let result = self.receive(&mut *file, header, body).await;
+        match &result {
+            Ok(())
+            | Err(AppendError::Body(_) | AppendError::Chunk(ChunkError::TooShort { .. })) => {
+                file.sync().await?;
+                self.save_state().await?;
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// Makes the bytes a blob of the repository
+    ///
+    /// When this returns, the blob and its link are durable and the session has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`CompleteUploadError::Digest`] when the bytes have another digest. The session goes on
+    /// then: a client that only erred in the digest can complete it again.
+    pub async fn complete(mut self, digest: Digest) -> Result<(), CompleteUploadError> {
+        let mut file = self.lock().await?;
+        self.commit(&mut *file, digest).await
+    }
+
+    /// Adds a request's body and makes the whole a blob
+    ///
+    /// As [`Upload::append`] and [`Upload::complete`], with fewer writes.
+    ///
+    /// # Errors
+    ///
+    /// As both.
+    pub async fn append_and_complete<S, E>(
+        mut self,
+        header: ChunkHeader,
+        body: S,
+        digest: Digest,
+    ) -> Result<(), CompleteUploadError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Display,
+    {
+        let mut file = self.lock().await?;
+        match self.receive(&mut *file, header, body).await {
+            Ok(()) => {}
+            Err(error) => {
+                if matches!(
+                    error,
+                    AppendError::Body(_) | AppendError::Chunk(ChunkError::TooShort { .. })
+                ) {
+                    file.sync().await?;
+                    self.save_state().await?;
+                }
+                return Err(error.into());
+            }
+        }
+        file.sync().await?;
+        self.commit(&mut *file, digest).await
+    }
+
+    /// Ends the session and drops its bytes
+    ///
+    /// # Errors
+    ///
+    /// What the storage says.
+    pub async fn cancel(self) -> Result<(), StorageError> {
+        let folder = layout::upload(&self.name, &self.id());
+        let _ = self.session.cancel();
+        self.store.objects().delete_tree(&folder).await
+    }
+
+    /// Takes the session for this request alone, and looks that it is still as it was read
+    async fn lock(&mut self) -> Result<Box<dyn Append>, AppendError> {
+        let id = self.id();
+        let mut file = self
+            .store
+            .uploads()
+            .append(&layout::upload_data(&self.name, &id))
+            .await?;
+        // Another request may have gone on with the session, or ended it, between the reading
+        // of its state and the lock.
+        match self
+            .store
+            .objects()
+            .stat(&layout::upload_started(&self.name, &id))
+            .await
+        {
+            Ok(_) => {}
+            Err(StorageError::NotFound { .. }) => {
+                self.store
+                    .objects()
+                    .delete_tree(&layout::upload(&self.name, &id))
+                    .await?;
+                return Err(AppendError::Unknown { id });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let current = self.store.load_session(&self.name, &id).await?;
+        if current.offset() != self.session.offset() {
+            let got = self.session.offset();
+            self.session = current;
+            return Err(ChunkError::OutOfOrder {
+                expected: self.session.offset(),
+                got,
+            }
+            .into());
+        }
+        file.truncate(self.session.offset()).await?;
+        Ok(file)
+    }
+
+    async fn receive<S, E>(
+        &mut self,
+        file: &mut dyn Append,
+        header: ChunkHeader,
+        mut body: S,
+    ) -> Result<(), AppendError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Display,
+    {
+        let mut saved = self.session.offset();
+        let mut buffer = BytesMut::new();
+        let mut chunk = self.session.chunk(header)?;
+        let broken = loop {
+            let frame = match body.try_next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break None,
+                Err(error) => break Some(error.to_string()),
+            };
+            buffer.extend_from_slice(&frame);
+            if buffer.len() < WRITE_SIZE {
+                continue;
+            }
+            let bytes = buffer.split().freeze();
+            let _ = chunk.append(&bytes)?;
+            file.write(bytes).await?;
+            if chunk.offset() - saved >= CHECKPOINT {
+                file.sync().await?;
+                saved = chunk.offset();
+                let state = chunk.hasher().save();
+                self.store
+                    .objects()
+                    .write(
+                        &layout::upload_state(
+                            &self.name,
+                            &chunk.id(),
+                            chunk.hasher().algorithm(),
+                            saved,
+                        ),
+                        state.into(),
+                    )
+                    .await?;
+            }
+        };
+        if !buffer.is_empty() {
+            let bytes = buffer.freeze();
+            let _ = chunk.append(&bytes)?;
+            file.write(bytes).await?;
+        }
+        match broken {
+            Some(error) => {
+                let _ = chunk.interrupt();
+                Err(AppendError::Body(error))
+            }
+            None => {
+                let _ = chunk.finish()?;
+                Ok(())
+            }
+        }
+    }
+
+    async fn commit(
+        &mut self,
+        file: &mut dyn Append,
+        digest: Digest,
+    ) -> Result<(), CompleteUploadError> {
+        let id = self.id();
+        let fresh = Session::begin(id, self.session.algorithm());
+        let session = std::mem::replace(&mut self.session, fresh);
+        let completed = match session.complete(digest) {
+            Ok(Completion::Commit(_)) => Ok(()),
+            Ok(Completion::Rehash(mut rehash)) => {
+                // The client closes with another algorithm than the one that was hashed along
+                // the way, which only a second reading can answer.
+                let data = layout::upload_data(&self.name, &id);
+                let (_, mut stored) = self.store.objects().stream(&data, None).await?;
+                while let Some(bytes) = stored.try_next().await? {
+                    rehash.update(&bytes);
+                }
+                rehash.finish().map(|_| ())
+            }
+            Err(refused) => Err(refused),
+        };
+        if let Err((session, error)) = completed {
+            self.session = session;
+            self.save_state().await?;
+            return Err(error.into());
+        }
+
+        file.sync().await?;
+        let store = &self.store;
+        store
+            .uploads()
+            .publish(
+                &layout::upload_data(&self.name, &id),
+                &layout::blob(&digest),
+            )
+            .await?;
+        store
+            .write_link(&layout::layer_link(&self.name, &digest), &digest)
+            .await?;
+        store.remember_source(&digest, &self.name);
+        // The session goes while its lock is still held: a request that waits for the lock
+        // then finds no session, and never writes into what is a blob by now.
+        store
+            .objects()
+            .delete_tree(&layout::upload(&self.name, &id))
+            .await?;
+        Ok(())
+    }
+
+    async fn save_state(&self) -> Result<(), StorageError> {
+        let key = layout::upload_state(
+            &self.name,
+            &self.id(),
+            self.session.algorithm(),
+            self.offset(),
+        );
+        self.store
+            .objects()
+            .write(&key, self.session.hasher().save().into())
+            .await
+    }
+}

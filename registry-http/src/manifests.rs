@@ -43,7 +43,7 @@ pub(crate) async fn put(
     tags: &[Tag],
 ) -> Result<Response<ResponseBody>, Failure> {
     let media_type = content_type(&call.headers)?;
-    let limits = call.manifest_limits().clone();
+    let limits = *call.manifest_limits();
     let bytes = match body.read_all(limits.max_bytes).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {

@@ -32,7 +32,7 @@ const BODY_PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// A container registry, as a service for hyper and for tower
 ///
 /// Cheap to clone; all clones are one registry. It needs a tokio runtime with timers. See the
-/// [crate](crate)'s first page for an example.
+/// [crate]'s first page for an example.
 ///
 /// What changes the store runs to its end even when the client goes away: an upload keeps what
 /// arrived, and nothing is left half done.

@@ -134,8 +134,10 @@ impl Objects for Memory {
             }
             return Ok((size, stream::iter(wanted).boxed()));
         }
-        let mut options = GetOptions::default();
-        options.range = range.map(|range| GetRange::Bounded(range.start()..range.end() + 1));
+        let options = GetOptions {
+            range: range.map(|range| GetRange::Bounded(range.start()..range.end() + 1)),
+            ..GetOptions::default()
+        };
         let result = self
             .published
             .get_opts(&path(key)?, options)

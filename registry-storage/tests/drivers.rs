@@ -127,7 +127,10 @@ async fn a_folder_without_permission_is_denied_and_not_absent() {
     let open = std::fs::Permissions::from_mode(0o700);
     std::fs::set_permissions(root.path().join("a"), open).unwrap();
     if binding {
-        assert!(matches!(result, Err(StorageError::Denied { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(StorageError::Denied { .. })),
+            "{result:?}"
+        );
     } else {
         eprintln!("SKIPPED: permissions do not bind this user; run the tests as another than root");
     }

@@ -51,6 +51,7 @@ on_every_driver!(
     a_chunk_out_of_order_changes_nothing,
     an_upload_closes_with_another_algorithm,
     a_cancelled_upload_is_gone,
+    an_old_upload_has_expired,
     a_damaged_blob_is_healed_by_pushing_it_again,
     an_empty_file_where_a_blob_should_be_is_absent,
     a_damaged_manifest_is_an_error_and_healed_by_a_push,
@@ -570,6 +571,37 @@ async fn a_cancelled_upload_is_gone<D: Driver>(driver: Arc<D>) {
         store.open_upload(&name("a"), &other).await,
         Err(UploadError::Unknown { .. })
     ));
+}
+
+async fn an_old_upload_has_expired<D: Driver>(driver: Arc<D>) {
+    let store = Store::new(driver.clone());
+    let id = store
+        .start_upload(&name("a"), Algorithm::Sha256)
+        .await
+        .unwrap()
+        .id();
+    let folder = Key::parse(&format!("docker/registry/v2/repositories/a/_uploads/{id}")).unwrap();
+    let started = folder.child("startedat").unwrap();
+    // As distribution writes it, and in the future, when two machines' clocks differ.
+    for date in ["2999-01-01T00:00:00Z", "garbage", ""] {
+        driver.write(&started, date.into()).await.unwrap();
+        store.open_upload(&name("a"), &id).await.unwrap();
+    }
+    driver
+        .write(&started, "2019-03-22T23:22:10Z".into())
+        .await
+        .unwrap();
+    assert!(matches!(
+        store.open_upload(&name("a"), &id).await,
+        Err(UploadError::Unknown { .. })
+    ));
+    assert!(
+        driver
+            .list(Some(&folder), None, 10)
+            .await
+            .unwrap_err()
+            .is_not_found()
+    );
 }
 
 fn data_key(digest: &Digest) -> Key {

@@ -50,7 +50,10 @@ fn memory(registry: &Path) -> Result<()> {
     let digests: Vec<Digest> = (0..CLIENTS).map(digest_of).collect();
 
     println!("resident memory, {CLIENTS} clients with 1 GiB each");
-    println!("{:<24}{:>10}{:>12}{:>12}", "", "seconds", "MiB/s", "peak MiB");
+    println!(
+        "{:<24}{:>10}{:>12}{:>12}",
+        "", "seconds", "MiB/s", "peak MiB"
+    );
     let row = |what: &str, started: Instant, peak: u64| {
         let seconds = started.elapsed().as_secs_f64();
         let rate = (CLIENTS * BLOB) as f64 / f64::from(1 << 20) / seconds;
@@ -60,7 +63,13 @@ fn memory(registry: &Path) -> Result<()> {
         );
     };
     let idle = server.resident()?;
-    println!("{:<24}{:>10}{:>12}{:>12.1}", "idle", "", "", mebibytes(idle));
+    println!(
+        "{:<24}{:>10}{:>12}{:>12.1}",
+        "idle",
+        "",
+        "",
+        mebibytes(idle)
+    );
     let started = Instant::now();
     let peak = server.peak_while(|| {
         at_once(|client| push(&server.address, client, &digests[client as usize]))

@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 
     let Command::Serve(arguments) = arguments
         .command
-        .unwrap_or(Command::Serve(ServeArguments::default()));
+        .unwrap_or_else(|| Command::Serve(ServeArguments::default()));
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -12,12 +12,22 @@ use crate::support::image::Layout;
 use crate::support::process::Server;
 
 /// Pushes images of both families of media types under several names
-fn push_everything(skopeo: &Skopeo<'_>, layout: &Layout, address: &str, prefix: &str) {
+///
+/// Those of `compressed` with gzip.
+fn push_everything(
+    skopeo: &Skopeo<'_>,
+    layout: &Layout,
+    compressed: &Layout,
+    address: &str,
+    prefix: &str,
+) {
     let to = |name: &str| format!("docker://{address}/{prefix}/{name}");
     let (one, multi) = (layout.reference("v1"), layout.reference("multi"));
-    skopeo.copy(&[], &one, &to("one:v1"));
-    skopeo.copy(&[], &one, &to("one:latest"));
-    skopeo.copy(&["--all"], &multi, &to("multi:v1"));
+    // As they are; otherwise skopeo compresses what it pushes.
+    let same = "--preserve-digests";
+    skopeo.copy(&[same], &one, &to("one:v1"));
+    skopeo.copy(&[same], &one, &to("one:latest"));
+    skopeo.copy(&[same, "--all"], &multi, &to("multi:v1"));
     skopeo.copy(&["--format", "v2s2"], &one, &to("docker/one:v1"));
     skopeo.copy(
         &["--format", "v2s2", "--all"],
@@ -71,8 +81,9 @@ fn the_reference_serves_what_ours_wrote() {
         return;
     }
     let layout = Layout::write(&home.path("layout"), 10, &[40_000, 3_000, 700_000]);
+    let compressed = Layout::write(&home.path("compressed"), 15, &[60_000]);
     let ours = Server::ours(root.path());
-    push_everything(&skopeo, &layout, &ours.address, "ours");
+    push_everything(&skopeo, &layout, &compressed, &ours.address, "ours");
     let written = inventory(&ours.address);
     assert!(ours.stop().success());
 
@@ -92,7 +103,8 @@ fn ours_serves_what_the_reference_wrote() {
         return;
     };
     let layout = Layout::write(&home.path("layout"), 20, &[40_000, 3_000, 700_000]);
-    push_everything(&skopeo, &layout, &reference.address, "theirs");
+    let compressed = Layout::write(&home.path("compressed"), 25, &[60_000]);
+    push_everything(&skopeo, &layout, &compressed, &reference.address, "theirs");
     let written = inventory(&reference.address);
     drop(reference);
 
@@ -135,7 +147,7 @@ fn both_take_turns_on_one_folder() {
             Server::reference(root.path()).expect("found before")
         };
         let address = &server.address;
-        push_everything(&skopeo, &layout, address, &format!("turn{turn}"));
+        push_everything(&skopeo, &layout, &other, address, &format!("turn{turn}"));
         // The other's repository: a new tag, a tag that moves, and a blob that is there.
         skopeo.copy(
             &[],
@@ -164,11 +176,16 @@ fn a_delete_by_one_is_seen_by_the_other() {
         return;
     };
     let layout = Layout::write(&home.path("layout"), 40, &[9_000]);
-    let tags = |address: &str| list(address, "/v2/a/x/tags/list", "tags");
+    let tags = |address: &str| {
+        let mut tags = list(address, "/v2/a/x/tags/list", "tags");
+        // The reference lists them as the file system does.
+        tags.sort();
+        tags
+    };
     let by_digest = format!("/v2/a/x/manifests/{}", layout.amd64.digest);
     for tag in ["a", "b"] {
         let to = format!("docker://{}/a/x:{tag}", reference.address);
-        skopeo.copy(&[], &layout.reference("v1"), &to);
+        skopeo.copy(&["--preserve-digests"], &layout.reference("v1"), &to);
     }
     drop(reference);
 

@@ -151,8 +151,9 @@ impl Dependency {
     /// Not so for layers that are not distributed with the image, which clients fetch from
     /// elsewhere and never push.
     pub fn must_exist(&self) -> bool {
-        !MediaType::try_from(self.descriptor.media_type.as_str())
-            .is_ok_and(|media_type| media_type.is_nondistributable())
+        self.role != Role::Layer
+            || !MediaType::try_from(self.descriptor.media_type.as_str())
+                .is_ok_and(|media_type| media_type.is_nondistributable())
     }
 }
 
@@ -184,9 +185,9 @@ pub enum View {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
-    /// Both a manifest's and an index's lists
+    /// Both an image's properties and an index's
     #[error(
-        "expected either `layers` or `manifests`, found both; an image and an index are two documents"
+        "expected either `config` and `layers` or `manifests`, found both; an image and an index are two documents"
     )]
     Ambiguous,
     /// A key that some parsers would take for a known one

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Deserializer;
-use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::{
     Dependency, Descriptor, DescriptorDigest, Limits, Manifest, ManifestError, ManifestKind, Role,
@@ -35,9 +35,11 @@ pub(super) fn parse(
         });
     }
 
+    // The parser skips unknown values without a look at their encoding.
+    let text = str::from_utf8(&raw).map_err(|error| ManifestError::Json(error.to_string()))?;
     // What is wrong beyond JSON is kept beside the parser, whose errors are texts.
     let mut problem = None;
-    let mut json = serde_json::Deserializer::from_slice(&raw);
+    let mut json = serde_json::Deserializer::from_str(text);
     let parsed = (&mut json)
         .deserialize_map(DocumentVisitor {
             problem: &mut problem,
@@ -47,7 +49,10 @@ pub(super) fn parse(
     if let Some(problem) = problem {
         return Err(problem);
     }
-    let document = parsed.map_err(|error| ManifestError::Json(error.to_string()))?;
+    let document = parsed.map_err(|error| {
+        // The parser repeats what it stumbles over, be it a text of megabytes.
+        ManifestError::Json(shortened(&error.to_string()))
+    })?;
     let kind = document.kind(content_type)?;
     if let Some(sent) = content_type
         && *sent != kind.media_type()
@@ -131,7 +136,7 @@ fn depth(raw: &[u8]) -> usize {
 /// The top level of a manifest or index
 #[derive(Default)]
 struct Document {
-    schema_version: Option<serde_json::Value>,
+    schema_version: Option<u64>,
     media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Descriptor>,
@@ -143,19 +148,16 @@ struct Document {
 
 impl Document {
     fn kind(&self, content_type: Option<&MediaType>) -> Result<ManifestKind, ManifestError> {
-        match &self.schema_version {
-            Some(version) if version.as_u64() == Some(2) => {}
-            Some(version) if version.as_u64() == Some(1) => return Err(ManifestError::Schema1),
+        match self.schema_version {
+            Some(2) => {}
+            Some(1) => return Err(ManifestError::Schema1),
             found => {
                 return Err(ManifestError::SchemaVersion {
-                    found: match found {
-                        Some(found) => shortened(&found.to_string()),
-                        None => "none".to_owned(),
-                    },
+                    found: found.map_or_else(|| "none".to_owned(), |found| found.to_string()),
                 });
             }
         }
-        if self.layers.is_some() && self.manifests.is_some() {
+        if self.manifests.is_some() && (self.config.is_some() || self.layers.is_some()) {
             return Err(ManifestError::Ambiguous);
         }
         let kinds = [
@@ -227,8 +229,12 @@ impl<'de> Visitor<'de> for DocumentVisitor<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut document = Document::default();
         let mut seen = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            let Some(known) = known_key(&key, DOCUMENT_KEYS, &mut seen, self.problem)? else {
+        while let Some(key) = map.next_key_seed(KeySeed {
+            known: DOCUMENT_KEYS,
+            seen: &mut seen,
+            problem: self.problem,
+        })? {
+            let Some(known) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
@@ -236,7 +242,10 @@ impl<'de> Visitor<'de> for DocumentVisitor<'_> {
                 problem: self.problem,
             };
             match known {
-                "schemaVersion" => document.schema_version = Some(map.next_value()?),
+                "schemaVersion" => {
+                    let SchemaVersion(version) = map.next_value()?;
+                    document.schema_version = Some(version);
+                }
                 "mediaType" => document.media_type = map.next_value()?,
                 "artifactType" => document.artifact_type = map.next_value()?,
                 "annotations" => {
@@ -263,38 +272,85 @@ impl<'de> Visitor<'de> for DocumentVisitor<'_> {
     }
 }
 
-/// The known key that this is, if it is one; each may come once
+/// A key, as the known one that it is if it is one; each may come once
 ///
 /// Go's parser ignores case and takes the last of several, so that two clients would see two
 /// different manifests under one digest.
-fn known_key<E: Error>(
-    key: &str,
+struct KeySeed<'a> {
     known: &'static [&'static str],
-    seen: &mut Vec<&'static str>,
-    problem: &mut Option<ManifestError>,
-) -> Result<Option<&'static str>, E> {
-    if let Some(exact) = known.iter().find(|known| **known == key) {
-        if seen.contains(exact) {
-            return Err(E::duplicate_field(exact));
+    seen: &'a mut Vec<&'static str>,
+    problem: &'a mut Option<ManifestError>,
+}
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Option<&'static str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed<'_> {
+    type Value = Option<&'static str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
+        let Some(known) = self.known.iter().find(|known| same_to_go(key, known)) else {
+            return Ok(None);
+        };
+        if key != *known {
+            *self.problem = Some(ManifestError::CaseVariant {
+                expected: known,
+                found: shortened(key),
+            });
+            return Err(E::custom("a key in another case"));
         }
-        seen.push(exact);
-        return Ok(Some(exact));
+        if self.seen.contains(known) {
+            return Err(E::duplicate_field(known));
+        }
+        self.seen.push(known);
+        Ok(Some(known))
     }
-    // As Go folds: the long s and the Kelvin sign are letters of the alphabet there.
-    let fold = |text: &str| -> String {
-        text.chars()
-            .flat_map(char::to_uppercase)
-            .flat_map(char::to_lowercase)
-            .collect()
-    };
-    let folded = fold(key);
-    if let Some(expected) = known.iter().find(|known| fold(known) == folded) {
-        let found = shortened(key);
-        let error = E::custom("a key in another case");
-        *problem = Some(ManifestError::CaseVariant { expected, found });
-        return Err(error);
+}
+
+/// Whether Go's parser takes the one for the other; `known` is ASCII
+fn same_to_go(key: &str, known: &str) -> bool {
+    key.chars()
+        .map(|character| match character {
+            // The long s and the Kelvin sign are letters of the alphabet there.
+            '\u{17f}' => 's',
+            '\u{212a}' => 'k',
+            other => other.to_ascii_lowercase(),
+        })
+        .eq(known
+            .chars()
+            .map(|character| character.to_ascii_lowercase()))
+}
+
+/// A number alone: of anything else not even a part is kept
+struct SchemaVersion(u64);
+
+impl<'de> Deserialize<'de> for SchemaVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = SchemaVersion;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the number 2 as `schemaVersion`")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(SchemaVersion(number))
+            }
+        }
+
+        deserializer.deserialize_u64(Number)
     }
-    Ok(None)
 }
 
 /// A value that may be null
@@ -392,8 +448,12 @@ impl<'de> Visitor<'de> for DescriptorSeed<'_> {
         let (mut media_type, mut digest, mut size) = (None, None, None);
         let mut urls = Vec::new();
         let mut seen = Vec::new();
-        while let Some(key) = map.next_key::<String>()? {
-            match known_key(&key, DESCRIPTOR_KEYS, &mut seen, self.problem)? {
+        while let Some(key) = map.next_key_seed(KeySeed {
+            known: DESCRIPTOR_KEYS,
+            seen: &mut seen,
+            problem: self.problem,
+        })? {
+            match key {
                 Some("mediaType") => media_type = Some(map.next_value::<String>()?),
                 Some("digest") => {
                     let text: String = map.next_value()?;
@@ -409,7 +469,17 @@ impl<'de> Visitor<'de> for DescriptorSeed<'_> {
                         }
                     });
                 }
-                Some("size") => size = Some(map.next_value::<u64>()?),
+                Some("size") => {
+                    let bytes = map.next_value::<u64>()?;
+                    // Others read it into a signed number, and would refuse the whole document.
+                    if i64::try_from(bytes).is_err() {
+                        return Err(A::Error::invalid_value(
+                            Unexpected::Unsigned(bytes),
+                            &"a `size` that fits 63 bits",
+                        ));
+                    }
+                    size = Some(bytes);
+                }
                 Some(_) => urls = map.next_value::<Option<_>>()?.unwrap_or_default(),
                 None => {
                     map.next_value::<IgnoredAny>()?;

@@ -143,6 +143,10 @@ fn refused_with_the_reason() {
         (image(r#","manifests":[]"#), "both"),
         (index(r#","layers":[]"#), "both"),
         (
+            index(&format!(r#","config":{}"#, descriptor("a/b"))),
+            "both",
+        ),
+        (
             image("").replace(r#""schemaVersion":2"#, r#""schemaVersion":1"#),
             "schema 1",
         ),
@@ -170,10 +174,20 @@ fn refused_with_the_reason() {
             image("").replace("\"schemaVersion\"", "\"\u{17f}chemaVersion\""),
             "schemaVersion",
         ),
+        (image(r#","\u004cayers":[]"#), "Layers"),
+        (image(r#","\u006cayers":[]"#), "duplicate"),
+        (
+            image("").replace(r#""schemaVersion":2"#, r#""schemaVersion":[2]"#),
+            "schemaVersion",
+        ),
         (image(r#","layers":[]"#), "duplicate"),
         (image(r#","mediaType":"a/b""#), "duplicate"),
         (image("").replace(r#""size":2"#, r#""size":-2"#), "-2"),
         (image("").replace(r#""size":2"#, r#""size":2.5"#), "2.5"),
+        (
+            image("").replace(r#""size":2"#, r#""size":9223372036854775808"#),
+            "63 bits",
+        ),
         (image("").replace(r#","size":2"#, ""), "size"),
         (image("").replace(HEX, "../../etc/passwd"), "digest"),
         (image("").replace("sha256:", "sha256:A"), "digest"),
@@ -182,6 +196,33 @@ fn refused_with_the_reason() {
     for (json, part) in table {
         let error = parse(&json).expect_err(&json).to_string();
         assert!(error.contains(part), "{json}\n{error}");
+    }
+}
+
+#[test]
+fn all_of_it_is_utf_8() {
+    let mut raw = image(r#","unknown":"?""#).into_bytes();
+    let position = raw.iter().position(|byte| *byte == b'?').unwrap();
+    raw[position] = 0xff;
+    let result = Manifest::parse(raw.into(), None, &Limits::default());
+    assert!(matches!(result, Err(ManifestError::Json(_))));
+}
+
+#[test]
+fn error_messages_are_short() {
+    let long = "é".repeat(100_000);
+    for json in [
+        image(&format!(r#","annotations":"{long}""#)),
+        image(&format!(r#","annotations":{{"a":["{long}"]}}"#)),
+        image("").replace(
+            r#""schemaVersion":2"#,
+            &format!(r#""schemaVersion":"{long}""#),
+        ),
+        image("").replace("manifest.v1+json", &long),
+        image("").replace(HEX, &long),
+    ] {
+        let error = parse(&json).unwrap_err().to_string();
+        assert!(error.len() < 1000, "{error}");
     }
 }
 

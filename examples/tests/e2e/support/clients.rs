@@ -5,6 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
 use tempfile::TempDir;
@@ -76,9 +78,29 @@ pub(crate) struct Home {
 impl Home {
     /// Writes the configuration that lets clients work without the system's
     pub(crate) fn new() -> Self {
-        let folder = TempDir::with_prefix("reg").expect("a temporary folder");
+        // In lower case: podman makes an image's name of the path that it comes from. And short:
+        // daemons have sockets here.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let prefix = format!(
+            "reg{:x}-{:x}-{}",
+            now.map_or(0, |now| now.as_secs()),
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let folder = tempfile::Builder::new()
+            .prefix(&prefix)
+            .rand_bytes(0)
+            .tempdir()
+            .expect("a temporary folder");
         let path = folder.path();
-        for name in ["config/containers", "home/.config/containers", "run", "tmp"] {
+        for name in [
+            "config/containers",
+            "docker",
+            "home/.config/containers",
+            "run",
+            "tmp",
+        ] {
             fs::create_dir_all(path.join(name)).expect("a folder");
         }
         let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
@@ -93,6 +115,7 @@ impl Home {
             "unqualified-search-registries = []\n",
         )
         .expect("written");
+        fs::write(path.join("docker/config.json"), "{}").expect("written");
         let storage = format!(
             "[storage]\ndriver = \"vfs\"\nrunroot = \"{0}/run/storage\"\ngraphroot = \"{0}/storage\"\n",
             path.display()

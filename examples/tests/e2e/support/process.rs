@@ -139,7 +139,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("log of {}:\n{}", self.address, self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("end of the log of {}:\n{}", self.address, last.join("\n"));
         }
     }
 }

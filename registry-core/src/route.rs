@@ -121,6 +121,14 @@ pub enum RouteError {
         "expected the blob's digest as `?digest=<algorithm>:<hex>`, none came; send it with the closing request"
     )]
     DigestMissing,
+    /// A component of the name contains an encoded slash
+    #[error(
+        "expected a component of a repository name, got `{part}`; an encoded slash does not separate components, write `/`"
+    )]
+    EncodedSlash {
+        /// The component, decoded
+        part: String,
+    },
     /// A percent-escape is broken or does not decode to UTF-8
     #[error("expected percent-encoded UTF-8, `{part}` is not")]
     Encoding {
@@ -172,6 +180,7 @@ impl RouteError {
         match self {
             Self::Digest(_)
             | Self::DigestMissing
+            | Self::EncodedSlash { .. }
             | Self::Encoding { .. }
             | Self::Name(_)
             | Self::Page(_)
@@ -186,7 +195,9 @@ impl RouteError {
     pub fn detail(&self) -> ErrorDetail {
         let code = match self {
             Self::Digest(_) | Self::DigestMissing => ErrorCode::DigestInvalid,
-            Self::Encoding { .. } | Self::Name(_) => ErrorCode::NameInvalid,
+            Self::EncodedSlash { .. } | Self::Encoding { .. } | Self::Name(_) => {
+                ErrorCode::NameInvalid
+            }
             Self::Extension | Self::Method { .. } | Self::NoSuchPath => ErrorCode::Unsupported,
             Self::Page(_) => ErrorCode::PaginationNumberInvalid,
             Self::Tag(_) | Self::TooManyTags { .. } => ErrorCode::TagInvalid,
@@ -328,7 +339,7 @@ fn name(path: &str) -> Result<RepositoryName, RouteError> {
     for (index, segment) in path.split('/').enumerate() {
         let segment = decode(segment)?;
         if segment.contains('/') {
-            return Err(RouteError::Encoding { part: segment });
+            return Err(RouteError::EncodedSlash { part: segment });
         }
         if index > 0 {
             decoded.push('/');

@@ -1,46 +1,54 @@
-//! Memory as storage, gone with the process
+//! A storage that is gone with the process
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use futures::{StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
-use registry_core::ByteRange;
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion,
+};
+use registry_core::range::ByteRange;
 
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
 
-/// Objects in memory, for tests and for trying things out
+/// The size of the parts in which an object is streamed, as the other drivers do
+const PART: usize = 256 * 1024;
+
+/// A storage in memory, for tests and for registries that keep nothing
 ///
-/// Published objects are in `object_store`'s memory store. Uploads grow beside it, piece by
-/// piece, and are put together when they are published.
+/// Cheap to clone; all clones are one storage.
 ///
 /// # Examples
 ///
 /// ```
-/// use std::sync::Arc;
+/// use registry_storage::{Key, Memory, Objects};
 ///
-/// use registry_storage::{Memory, Store};
-///
-/// let store = Store::new(Arc::new(Memory::new()));
-/// # let _ = store;
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = Memory::new();
+/// let key = Key::parse("note")?;
+/// memory.write(&key, "hello".into()).await?;
+/// assert_eq!(memory.clone().stat(&key).await?.size, 5);
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    published: Arc<InMemory>,
-    growing: Arc<Mutex<BTreeMap<String, Growing>>>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug, Default)]
-struct Growing {
-    parts: Vec<Bytes>,
-    size: u64,
-    locked: bool,
+struct Inner {
+    objects: InMemory,
+    /// Held for changes that take several steps, and by all that must not fall between them
+    changes: tokio::sync::Mutex<()>,
+    /// The uploads that someone has open
+    open: Mutex<HashSet<Key>>,
 }
 
 impl Memory {
@@ -49,52 +57,30 @@ impl Memory {
         Self::default()
     }
 
-    fn growing(&self) -> MutexGuard<'_, BTreeMap<String, Growing>> {
-        // Each change under the lock is whole; a panic elsewhere leaves it usable.
-        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The bytes of an upload, if that is what the key names
-    fn grown(&self, key: &Key) -> Option<Vec<Bytes>> {
-        self.growing()
-            .get(key.as_str())
-            .map(|growing| growing.parts.clone())
+    async fn get(&self, key: &Key) -> Result<(Bytes, Option<String>), StorageError> {
+        let fail = |error| failed(key, error);
+        let found = self.inner.objects.get(&path(key)?).await.map_err(fail)?;
+        let tag = found.meta.e_tag.clone();
+        Ok((found.bytes().await.map_err(fail)?, tag))
     }
 }
 
 #[async_trait]
 impl Objects for Memory {
     async fn read(&self, key: &Key, limit: usize) -> Result<Bytes, StorageError> {
-        let (size, stream) = self.stream(key, None).await?;
-        if size > limit as u64 {
+        let (bytes, _) = self.get(key).await?;
+        if bytes.len() > limit {
             return Err(StorageError::Corrupt {
                 key: key.to_string(),
-                detail: format!("expected at most {limit} bytes, found {size}"),
+                detail: format!("expected at most {limit} bytes, found {}", bytes.len()),
             });
         }
-        let mut parts: Vec<Bytes> = stream.try_collect().await?;
-        if parts.len() == 1 {
-            return Ok(parts.remove(0));
-        }
-        let mut whole = BytesMut::new();
-        for part in parts {
-            whole.extend_from_slice(&part);
-        }
-        Ok(whole.freeze())
+        Ok(bytes)
     }
 
     async fn stat(&self, key: &Key) -> Result<Stat, StorageError> {
-        if let Some(growing) = self.growing().get(key.as_str()) {
-            return Ok(Stat {
-                size: growing.size,
-                modified: None,
-            });
-        }
-        let meta = self
-            .published
-            .head(&path(key)?)
-            .await
-            .map_err(|error| failed(key, error))?;
+        let found = self.inner.objects.head(&path(key)?).await;
+        let meta = found.map_err(|error| failed(key, error))?;
         Ok(Stat {
             size: meta.size,
             modified: Some(meta.last_modified.into()),
@@ -106,101 +92,77 @@ impl Objects for Memory {
         key: &Key,
         range: Option<ByteRange>,
     ) -> Result<(u64, ByteStream), StorageError> {
-        let size = self.stat(key).await?.size;
-        if let Some(range) = range
-            && range.end() >= size
-        {
-            return Err(StorageError::Corrupt {
-                key: key.to_string(),
-                detail: format!("expected bytes {range}, found only {size} bytes"),
-            });
-        }
-        if let Some(parts) = self.grown(key) {
-            let (mut skip, mut take) = match range {
-                Some(range) => (range.start(), range.len()),
-                None => (0, size),
-            };
-            let mut wanted = Vec::new();
-            for part in parts {
-                let length = part.len() as u64;
-                let start = skip.min(length);
-                skip -= start;
-                let end = (start + take).min(length);
-                take -= end - start;
-                if start < end {
-                    // Both lie within the part, whose length is a usize.
-                    wanted.push(Ok(part.slice(start as usize..end as usize)));
-                }
+        let (bytes, _) = self.get(key).await?;
+        let size = bytes.len() as u64;
+        let mut rest = match range {
+            None => bytes,
+            // Both ends are below a length in memory.
+            Some(range) if range.end() < size => {
+                bytes.slice(range.start() as usize..=range.end() as usize)
             }
-            return Ok((size, stream::iter(wanted).boxed()));
-        }
-        let options = GetOptions {
-            range: range.map(|range| GetRange::Bounded(range.start()..range.end() + 1)),
-            ..GetOptions::default()
+            Some(range) => {
+                return Err(StorageError::Corrupt {
+                    key: key.to_string(),
+                    detail: format!("expected the bytes {range}, found only {size} bytes"),
+                });
+            }
         };
-        let result = self
-            .published
-            .get_opts(&path(key)?, options)
-            .await
-            .map_err(|error| failed(key, error))?;
-        let key = key.clone();
-        let stream = result
-            .into_stream()
-            .map_err(move |error| failed(&key, error));
-        Ok((size, stream.boxed()))
+        let parts = std::iter::from_fn(move || {
+            (!rest.is_empty()).then(|| Ok(rest.split_to(rest.len().min(PART))))
+        });
+        Ok((size, stream::iter(parts).boxed()))
     }
 
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
-        self.published
-            .put(&path(key)?, PutPayload::from_bytes(bytes))
-            .await
-            .map_err(|error| failed(key, error))?;
-        self.growing().remove(key.as_str());
-        Ok(())
+        let _changes = self.inner.changes.lock().await;
+        let written = self.inner.objects.put(&path(key)?, bytes.into()).await;
+        written.map(|_| ()).map_err(|error| failed(key, error))
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StorageError> {
-        if self.growing().remove(key.as_str()).is_some() {
-            return Ok(());
-        }
-        let path = path(key)?;
-        // Object stores delete what is not there without a word.
-        self.published
-            .head(&path)
-            .await
-            .map_err(|error| failed(key, error))?;
-        self.published
-            .delete(&path)
-            .await
-            .map_err(|error| failed(key, error))
+        let _changes = self.inner.changes.lock().await;
+        // To delete what is not there is no error in an object store.
+        self.stat(key).await?;
+        let deleted = self.inner.objects.delete(&path(key)?).await;
+        deleted.map_err(|error| failed(key, error))
     }
 
-    async fn delete_tree(&self, folder: &Key) -> Result<(), StorageError> {
-        let below = format!("{folder}/");
-        self.growing().retain(|key, _| !key.starts_with(&below));
-        let objects: Vec<_> = self
-            .published
-            .list(Some(&path(folder)?))
+    async fn delete_tree(&self, key: &Key) -> Result<(), StorageError> {
+        let _changes = self.inner.changes.lock().await;
+        let top = path(key)?;
+        let objects = &self.inner.objects;
+        let mut gone: Vec<Path> = objects
+            .list(Some(&top))
+            .map_ok(|meta| meta.location)
             .try_collect()
             .await
-            .map_err(|error| failed(folder, error))?;
-        for object in objects {
-            match self.published.delete(&object.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(failed(folder, error)),
-            }
+            .map_err(|error| failed(key, error))?;
+        gone.push(top);
+        let deleted = objects
+            .delete_stream(stream::iter(gone.into_iter().map(Ok)).boxed())
+            .try_for_each(|_| async { Ok(()) })
+            .await;
+        match deleted {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed(key, error)),
         }
-        Ok(())
     }
 
     async fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError> {
-        if self.grown(from).is_some() {
-            return self.publish(from, to).await;
-        }
-        self.published
-            .rename(&path(from)?, &path(to)?)
+        let _changes = self.inner.changes.lock().await;
+        let (bytes, _) = self.get(from).await?;
+        let objects = &self.inner.objects;
+        objects
+            .put(&path(to)?, bytes.into())
             .await
-            .map_err(|error| failed(from, error))
+            .map_err(|error| failed(to, error))?;
+        if from != to {
+            objects
+                .delete(&path(from)?)
+                .await
+                .map_err(|error| failed(from, error))?;
+        }
+        Ok(())
     }
 
     async fn list(
@@ -210,155 +172,209 @@ impl Objects for Memory {
         limit: usize,
     ) -> Result<Vec<Entry>, StorageError> {
         let prefix = folder.map(path).transpose()?;
-        let root = Key::parse("root").map_err(|error| StorageError::Transient {
-            key: "root".to_owned(),
-            source: Box::new(error),
-        })?;
         let found = self
-            .published
+            .inner
+            .objects
             .list_with_delimiter(prefix.as_ref())
             .await
-            .map_err(|error| failed(folder.unwrap_or(&root), error))?;
-        let mut names: BTreeMap<String, bool> = BTreeMap::new();
-        for object in &found.objects {
-            if let Some(name) = object.location.filename() {
-                names.insert(name.to_owned(), false);
-            }
-        }
-        for path in &found.common_prefixes {
-            if let Some(name) = path.filename() {
-                names.insert(name.to_owned(), true);
-            }
-        }
-        let below = folder
-            .map(|folder| format!("{folder}/"))
-            .unwrap_or_default();
-        for key in self.growing().keys() {
-            if let Some(rest) = key.strip_prefix(&below) {
-                match rest.split_once('/') {
-                    Some((name, _)) => names.insert(name.to_owned(), true),
-                    None => names.insert(rest.to_owned(), false),
-                };
-            }
-        }
+            .map_err(|error| StorageError::Transient {
+                key: folder.map_or(".", Key::as_str).to_owned(),
+                source: error.into(),
+            })?;
+        let objects = found.objects.iter().map(|meta| (&meta.location, false));
+        let folders = found.common_prefixes.iter().map(|path| (path, true));
+        let entries: BTreeMap<&str, bool> = objects
+            .chain(folders)
+            .filter_map(|(path, is_dir)| Some((path.filename()?, is_dir)))
+            .collect();
         if let Some(folder) = folder
-            && names.is_empty()
+            && entries.is_empty()
         {
             return Err(StorageError::NotFound {
                 key: folder.to_string(),
             });
         }
-        Ok(names
+        Ok(entries
             .into_iter()
-            .filter(|(name, _)| after.is_none_or(|after| name.as_str() > after))
+            .filter(|(name, _)| after.is_none_or(|after| *name > after))
             .take(limit)
-            .map(|(name, is_dir)| Entry { name, is_dir })
+            .map(|(name, is_dir)| Entry {
+                name: name.to_owned(),
+                is_dir,
+            })
             .collect())
     }
 }
 
 #[async_trait]
 impl Uploads for Memory {
-    async fn append(&self, key: &Key) -> Result<Box<dyn Append>, StorageError> {
-        let size = {
-            let mut growing = self.growing();
-            let growing = growing.entry(key.to_string()).or_default();
-            if growing.locked {
-                return Err(StorageError::Busy {
-                    key: key.to_string(),
-                    retry_after: Duration::from_secs(1),
-                });
+    async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        let lock = Lock::take(&self.inner, upload)?;
+        let _changes = self.inner.changes.lock().await;
+        let (parts, size, tag) = match self.get(upload).await {
+            Ok((bytes, tag)) => {
+                let size = bytes.len() as u64;
+                (vec![bytes], size, tag)
             }
-            growing.locked = true;
-            growing.size
+            Err(StorageError::NotFound { .. }) => {
+                let empty = PutPayload::default();
+                let put = self.inner.objects.put(&path(upload)?, empty).await;
+                let put = put.map_err(|error| failed(upload, error))?;
+                (Vec::new(), 0, put.e_tag)
+            }
+            Err(error) => return Err(error),
         };
-        Ok(Box::new(AppendMemory {
-            memory: self.clone(),
-            key: key.clone(),
+        Ok(Box::new(MemoryAppend {
+            lock,
+            parts,
             size,
+            tag,
+            dirty: false,
         }))
     }
 
     async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {
-        let parts = self.grown(upload).ok_or_else(|| StorageError::NotFound {
-            key: upload.to_string(),
-        })?;
-        self.published
-            .put(&path(to)?, PutPayload::from_iter(parts))
-            .await
-            .map_err(|error| failed(to, error))?;
-        self.growing().remove(upload.as_str());
+        self.rename(upload, to).await
+    }
+}
+
+/// The right to write an upload
+#[derive(Debug)]
+struct Lock {
+    inner: Arc<Inner>,
+    key: Key,
+}
+
+impl Lock {
+    fn take(inner: &Arc<Inner>, key: &Key) -> Result<Self, StorageError> {
+        // A set is never left half changed, so one that another thread gave up is usable.
+        let mut open = inner.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.insert(key.clone()) {
+            return Err(StorageError::Busy {
+                key: key.to_string(),
+                retry_after: Duration::from_secs(1),
+            });
+        }
+        Ok(Self {
+            inner: inner.clone(),
+            key: key.clone(),
+        })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut open = self
+            .inner
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.key);
+    }
+}
+
+/// An upload that is open, with its bytes in parts until they are wanted
+#[derive(Debug)]
+struct MemoryAppend {
+    lock: Lock,
+    parts: Vec<Bytes>,
+    size: u64,
+    /// Which version of the object is this upload: one that was deleted does not come back
+    tag: Option<String>,
+    dirty: bool,
+}
+
+impl MemoryAppend {
+    /// Makes what was written visible
+    async fn store(&mut self) -> Result<(), StorageError> {
+        if !self.dirty {
+            return Ok(());
+        }
+        let options = PutOptions::from(PutMode::Update(UpdateVersion {
+            e_tag: self.tag.clone(),
+            version: None,
+        }));
+        let key = &self.lock.key;
+        let path = path(key)?;
+        let objects = &self.lock.inner.objects;
+        let payload = PutPayload::from_iter(self.parts.iter().cloned());
+        match objects.put_opts(&path, payload, options).await {
+            Ok(PutResult { e_tag, .. }) => {
+                self.tag = e_tag;
+                // The parts were copied into one; keep that.
+                let stored = objects.get(&path).await;
+                if let Ok(stored) = stored
+                    && stored.meta.e_tag == self.tag
+                    && let Ok(bytes) = stored.bytes().await
+                {
+                    self.parts = vec![bytes];
+                }
+            }
+            // Deleted, published or replaced: as with an open file whose name is gone, the
+            // bytes go nowhere.
+            Err(
+                object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. },
+            ) => {}
+            Err(error) => return Err(failed(key, error)),
+        }
+        self.dirty = false;
         Ok(())
     }
 }
 
-#[derive(Debug)]
-struct AppendMemory {
-    memory: Memory,
-    key: Key,
-    size: u64,
-}
-
-impl AppendMemory {
-    /// Changes the upload; one that was deleted meanwhile takes bytes that nobody will see, as
-    /// a deleted file does
-    fn change(&mut self, change: impl FnOnce(&mut Growing)) {
-        if let Some(growing) = self.memory.growing().get_mut(self.key.as_str()) {
-            change(growing);
-        }
-    }
-}
-
 #[async_trait]
-impl Append for AppendMemory {
+impl Append for MemoryAppend {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        self.size += bytes.len() as u64;
+        self.parts.push(bytes);
+        self.dirty = true;
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), StorageError> {
+        self.store().await
     }
 
     async fn truncate(&mut self, size: u64) -> Result<(), StorageError> {
         if size > self.size {
             return Err(StorageError::Corrupt {
-                key: self.key.to_string(),
+                key: self.lock.key.to_string(),
                 detail: format!("expected at least {size} bytes, found {}", self.size),
             });
         }
-        self.size = size;
-        self.change(|growing| {
+        if size < self.size {
             let mut left = size;
-            for part in &mut growing.parts {
+            self.parts.retain_mut(|part| {
                 let keep = left.min(part.len() as u64);
-                part.truncate(keep as usize);
                 left -= keep;
-            }
-            growing.size = size;
-        });
-        Ok(())
-    }
-
-    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
-        self.size += bytes.len() as u64;
-        self.change(|growing| {
-            growing.size += bytes.len() as u64;
-            growing.parts.push(bytes);
-        });
-        Ok(())
-    }
-
-    async fn sync(&mut self) -> Result<(), StorageError> {
+                part.truncate(keep as usize);
+                keep > 0
+            });
+            self.size = size;
+            self.dirty = true;
+            self.store().await?;
+        }
         Ok(())
     }
 }
 
-impl Drop for AppendMemory {
+impl Drop for MemoryAppend {
     fn drop(&mut self) {
-        self.change(|growing| growing.locked = false);
+        // Nothing in it ever waits, so it is done at the first poll. There is nobody left to
+        // tell of an error.
+        let _ = self.store().now_or_never();
     }
 }
 
+/// A key as the object store has it
 fn path(key: &Key) -> Result<Path, StorageError> {
     Path::parse(key.as_str()).map_err(|error| StorageError::Transient {
         key: key.to_string(),
-        source: Box::new(error),
+        source: error.into(),
     })
 }
 
@@ -366,9 +382,14 @@ fn failed(key: &Key, error: object_store::Error) -> StorageError {
     let key = key.to_string();
     match error {
         object_store::Error::NotFound { .. } => StorageError::NotFound { key },
+        error @ (object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. }) => StorageError::Denied {
+            key,
+            source: error.into(),
+        },
         error => StorageError::Transient {
             key,
-            source: Box::new(error),
+            source: error.into(),
         },
     }
 }

@@ -1,52 +1,74 @@
 //! An upload's file, open for one writer
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{self, AtFlags, FlockOperation, OFlags};
-use rustix::io::{self, Errno};
+use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
-use super::publish::FILE_MODE;
+use super::publish::{ATTEMPTS, FILE_MODE, RETRY_AFTER, Unsynced, write_all};
 use super::{Root, failed};
 use crate::driver::{Append, Key};
 use crate::error::StorageError;
 
-/// When a client should come back to an upload that another request is writing
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Up to which size a write is waited for
+///
+/// There is hardly anything to overlap with, and so its error is known at once.
+const SMALL: usize = 16 * 1024;
 
 /// An upload's file, locked
 ///
 /// The lock belongs to the open file, which a write that is still running shares. It is let go
 /// only when that write has ended, even if this was dropped before.
 #[derive(Debug)]
-pub(super) struct AppendFile {
+pub(super) struct FileAppend {
+    root: Arc<Root>,
     key: Key,
-    file: Arc<OwnedFd>,
+    file: Arc<File>,
     size: u64,
-    /// The last write, which runs while the caller hashes the next bytes
+    /// The last operation, which may run while the caller hashes the next bytes
     running: Option<JoinHandle<Result<(), Errno>>>,
+    /// Whether an operation failed, after which nobody knows what the file holds
+    broken: bool,
+    /// Whether there may be anything that is not durable
+    dirty: bool,
+    /// What makes the file's name durable, if it was created here
+    unsynced: Unsynced,
 }
 
-impl AppendFile {
-    pub(super) fn open(root: &Root, key: &Key) -> Result<Self, StorageError> {
+impl FileAppend {
+    pub(super) fn open(root: Arc<Root>, key: Key) -> Result<Self, StorageError> {
         let fail = |errno| failed(key.as_str(), errno);
-        loop {
-            let opened = fs::openat(
-                &root.fd,
-                key.as_str(),
-                OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
-                FILE_MODE,
-            );
+        let mut unsynced = Unsynced::new();
+        for _ in 0..ATTEMPTS {
+            let Some(folder) = root.make_parent(&key, &mut unsynced)? else {
+                continue;
+            };
+            let open = |flags| {
+                fs::openat(
+                    &folder,
+                    key.name(),
+                    OFlags::WRONLY | OFlags::CLOEXEC | flags,
+                    FILE_MODE,
+                )
+            };
+            let opened = match open(OFlags::empty()) {
+                Err(Errno::NOENT) => match open(OFlags::CREATE | OFlags::EXCL) {
+                    Ok(file) => {
+                        unsynced.push(key.parent().unwrap_or(".").to_owned());
+                        Ok(file)
+                    }
+                    created => created,
+                },
+                opened => opened,
+            };
             let file = match opened {
-                Ok(file) => file,
-                Err(Errno::NOENT) => {
-                    root.make_parents(key)?;
-                    continue;
-                }
+                Ok(file) => File::from(file),
+                // Someone else created or deleted it, or its folder, at the same time.
+                Err(Errno::EXIST | Errno::NOENT | Errno::STALE) => continue,
                 Err(errno) => return Err(fail(errno)),
             };
             match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -60,49 +82,94 @@ impl AppendFile {
                 }
                 Err(errno) => return Err(fail(errno)),
             }
-            // Before the lock was had, the file may have been published as a blob or deleted.
+            // Before the lock was had, the file may have become a blob or been deleted.
             let locked = fs::fstat(&file).map_err(fail)?;
             match fs::statat(&root.fd, key.as_str(), AtFlags::empty()) {
-                Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => {
-                    return Ok(Self {
-                        key: key.clone(),
-                        file: Arc::new(file),
-                        size: super::read::size(&locked),
-                        running: None,
-                    });
-                }
-                Ok(_) | Err(Errno::NOENT) => {}
+                Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => {}
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => continue,
                 Err(errno) => return Err(fail(errno)),
             }
+            return Ok(Self {
+                size: u64::try_from(locked.st_size).unwrap_or_default(),
+                root,
+                key,
+                file: Arc::new(file),
+                running: None,
+                broken: false,
+                // Whoever wrote what is there may have been killed before syncing it.
+                dirty: true,
+                unsynced,
+            });
         }
+        Err(root.restless(&key))
     }
 
-    /// Waits for the write that runs
+    /// Starts an operation on the file in the pool; there must be none under way
+    fn start(&mut self, operation: impl FnOnce(&File) -> Result<(), Errno> + Send + 'static) {
+        let file = self.file.clone();
+        self.running = Some(tokio::task::spawn_blocking(move || operation(&file)));
+    }
+
+    /// Waits for the operation under way
     async fn settle(&mut self) -> Result<(), StorageError> {
-        let Some(running) = self.running.take() else {
+        if self.broken {
+            return Err(StorageError::Transient {
+                key: self.key.to_string(),
+                source: "an earlier write failed; open the upload again".into(),
+            });
+        }
+        let Some(running) = &mut self.running else {
             return Ok(());
         };
-        match running.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(errno)) => Err(failed(self.key.as_str(), errno)),
-            Err(error) => Err(StorageError::Transient {
+        // It stays in its place until it has ended: a caller that stops waiting here must not
+        // start the next one beside it, nor miss its error.
+        let ended = running.await;
+        self.running = None;
+        let error = match ended {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(errno)) => failed(self.key.as_str(), errno),
+            Err(error) => StorageError::Transient {
                 key: self.key.to_string(),
-                source: Box::new(error),
-            }),
-        }
-    }
-
-    /// Starts work on the file in the pool
-    fn start(&mut self, work: impl FnOnce(&OwnedFd) -> Result<(), Errno> + Send + 'static) {
-        let file = self.file.clone();
-        self.running = Some(tokio::task::spawn_blocking(move || work(&file)));
+                source: error.into(),
+            },
+        };
+        self.broken = true;
+        Err(error)
     }
 }
 
 #[async_trait]
-impl Append for AppendFile {
+impl Append for FileAppend {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        self.settle().await?;
+        let (offset, length) = (self.size, bytes.len());
+        self.dirty = true;
+        self.size += length as u64;
+        self.start(move |file| write_all(file, &bytes, offset));
+        if length <= SMALL {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), StorageError> {
+        self.settle().await?;
+        if !self.dirty {
+            return Ok(());
+        }
+        let (root, unsynced) = (self.root.clone(), self.unsynced.clone());
+        self.start(move |file| {
+            fs::fdatasync(file)?;
+            root.sync_folders(&unsynced)
+        });
+        self.settle().await?;
+        self.dirty = false;
+        self.unsynced.clear();
+        Ok(())
     }
 
     async fn truncate(&mut self, size: u64) -> Result<(), StorageError> {
@@ -114,37 +181,11 @@ impl Append for AppendFile {
             });
         }
         if size < self.size {
+            self.dirty = true;
+            self.size = size;
             self.start(move |file| fs::ftruncate(file, size));
             self.settle().await?;
-            self.size = size;
         }
         Ok(())
-    }
-
-    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
-        self.settle().await?;
-        let mut offset = self.size;
-        self.size += bytes.len() as u64;
-        self.start(move |file| {
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                match io::pwrite(file, rest, offset) {
-                    Ok(count) => {
-                        rest = &rest[count..];
-                        offset += count as u64;
-                    }
-                    Err(Errno::INTR) => {}
-                    Err(errno) => return Err(errno),
-                }
-            }
-            Ok(())
-        });
-        Ok(())
-    }
-
-    async fn sync(&mut self) -> Result<(), StorageError> {
-        self.settle().await?;
-        self.start(|file| fs::fdatasync(file));
-        self.settle().await
     }
 }

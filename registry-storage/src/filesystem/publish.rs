@@ -1,53 +1,242 @@
 //! Writing so that a crash at any instant leaves the old or the new, and nothing half
 
-use std::os::fd::OwnedFd;
-use std::time::SystemTime;
+use std::fs::File;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{self, AtFlags, Dir, Mode, OFlags};
 use rustix::io::{self, Errno};
 
-use super::{ABANDONED, Root, TEMPORARY, failed, modified};
+use super::{Root, TEMPORARY, failed};
 use crate::driver::Key;
 use crate::error::StorageError;
 
 /// As distribution makes its folders; the process's umask narrows it
-pub(super) const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o777);
 
 /// As distribution makes its files
 pub(super) const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 
-/// How often a rename is tried again when its folder is deleted under it
-const ATTEMPTS: usize = 16;
+/// After which time a temporary file belongs to no living process
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often something is tried again because its folder is deleted under it
+pub(super) const ATTEMPTS: usize = 16;
+
+/// When to come back after so many attempts
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The largest content that is compared before it is written again
 const COMPARED: usize = 4096;
 
+/// Folders in which a folder was made, and that are still to be synced; the topmost first
+///
+/// They are synced after what goes below them: then a journalling file system writes its
+/// journal once, and the rest is done already.
+pub(super) type Unsynced = Vec<String>;
+
 impl Root {
     /// Temporary file, sync, rename, sync of the folder
     pub(super) fn write(&self, key: &Key, bytes: &[u8]) -> Result<(), StorageError> {
-        // A link that says so already is only made sure of: whoever wrote it may not have
-        // synced it yet.
-        if bytes.len() <= COMPARED
-            && let Ok((file, size)) = self.open_file(key)
-            && size == bytes.len() as u64
-            && self.read(key, COMPARED).is_ok_and(|found| found == bytes)
-        {
-            fs::fsync(&file).map_err(|errno| failed(key.as_str(), errno))?;
-            return self.sync_parents(key);
+        if bytes.len() <= COMPARED && self.confirm(key, bytes) {
+            return Ok(());
         }
         let temporary = temporary_name();
-        let result = self
+        let written = self
             .write_temporary(&temporary, bytes)
             .map_err(|errno| failed(key.as_str(), errno))
-            .and_then(|()| self.rename(&temporary, key));
-        if result.is_err() {
+            .and_then(|()| {
+                self.place(key, |folder, name| {
+                    fs::renameat(&self.fd, &temporary, folder, name).map(|()| true)
+                })
+            });
+        if written.is_err() {
             // It may not be there at all, and the first error is the one that counts.
             let _ = fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
         }
-        result
+        written.map(|_| ())
+    }
+
+    pub(super) fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError> {
+        // Also says that it is no folder, and keeps folders from being made for nothing.
+        self.open_object(from)?;
+        let moved = self.place(to, |folder, name| {
+            match fs::renameat(&self.fd, from.as_str(), folder, name) {
+                Ok(()) => Ok(true),
+                // Either the folder was deleted or what was to be moved is gone.
+                Err(Errno::NOENT) => match fs::statat(&self.fd, from.as_str(), AtFlags::empty()) {
+                    Ok(_) => Err(Errno::NOENT),
+                    Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+                    Err(errno) => Err(errno),
+                },
+                Err(errno) => Err(errno),
+            }
+        })?;
+        if moved {
+            Ok(())
+        } else {
+            Err(self.absent(from.as_str()))
+        }
+    }
+
+    pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
+        let fail = |errno| self.missed(key.as_str(), errno);
+        let folder = self
+            .open_folder(key.parent().unwrap_or("."))
+            .map_err(fail)?;
+        match fs::unlinkat(&folder, key.name(), AtFlags::empty()) {
+            Ok(()) => fs::fsync(&folder).map_err(fail),
+            // A folder is no object.
+            Err(Errno::ISDIR) => Err(self.absent(key.as_str())),
+            Err(errno) => Err(fail(errno)),
+        }
+    }
+
+    /// Moves a folder away, at once, and then removes what is in it
+    pub(super) fn delete_tree(&self, key: &Key) -> Result<(), StorageError> {
+        let away = temporary_name();
+        let rename = || fs::renameat(&self.fd, key.as_str(), &self.fd, &away);
+        let moved = match rename() {
+            // Perhaps it is our own folder that is not there.
+            Err(Errno::NOENT) => match fs::mkdirat(&self.fd, TEMPORARY, FOLDER_MODE) {
+                Ok(()) => rename(),
+                Err(Errno::EXIST) => Err(Errno::NOENT),
+                Err(errno) => Err(errno),
+            },
+            moved => moved,
+        };
+        match moved.map_err(|errno| self.missed(key.as_str(), errno)) {
+            Ok(()) => {}
+            Err(StorageError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        if let Err(errno) = remove_all(&self.fd, &away) {
+            // It is out of everyone's sight, and goes as abandoned on another day.
+            tracing::warn!(%key, %errno, "what was deleted still takes room");
+        }
+        Ok(())
+    }
+
+    /// Puts something at `key`, in folders that are made if need be, and makes it durable
+    ///
+    /// `put` is given the open folder and the name in it. It says whether what it should put
+    /// there exists; if it does not, nothing was done.
+    fn place(
+        &self,
+        key: &Key,
+        put: impl Fn(&File, &str) -> Result<bool, Errno>,
+    ) -> Result<bool, StorageError> {
+        let fail = |errno| failed(key.as_str(), errno);
+        let mut unsynced = Unsynced::new();
+        for _ in 0..ATTEMPTS {
+            let Some(folder) = self.make_parent(key, &mut unsynced)? else {
+                continue;
+            };
+            match put(&folder, key.name()) {
+                Ok(true) => {
+                    fs::fsync(&folder).map_err(fail)?;
+                    self.sync_folders(&unsynced).map_err(fail)?;
+                    return Ok(true);
+                }
+                Ok(false) => return Ok(false),
+                // Someone deleted the folder since it was opened.
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(fail(errno)),
+            }
+        }
+        Err(self.restless(key))
+    }
+
+    /// Opens the folder that `key` is in, and makes it if it is not there
+    ///
+    /// `None` if someone deletes it at the same time.
+    pub(super) fn make_parent(
+        &self,
+        key: &Key,
+        unsynced: &mut Unsynced,
+    ) -> Result<Option<File>, StorageError> {
+        let path = key.parent().unwrap_or(".");
+        let opened = match self.open_folder(path) {
+            Err(Errno::NOENT) => self
+                .make_folder(path, unsynced)
+                .and_then(|()| self.open_folder(path)),
+            opened => opened,
+        };
+        match opened {
+            Ok(folder) => Ok(Some(folder)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(failed(key.as_str(), errno)),
+        }
+    }
+
+    /// Makes a folder and those above it; it is no error if it is there
+    fn make_folder(&self, path: &str, unsynced: &mut Unsynced) -> Result<(), Errno> {
+        let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+        let make = || match fs::mkdirat(&self.fd, path, FOLDER_MODE) {
+            // It was not there a moment ago: its maker may not have synced it yet.
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        };
+        match (make(), parent) {
+            (Err(Errno::NOENT), Some(parent)) => {
+                self.make_folder(parent, unsynced)?;
+                make()?;
+            }
+            (made, _) => made?,
+        }
+        unsynced.push(parent.unwrap_or(".").to_owned());
+        Ok(())
+    }
+
+    pub(super) fn sync_folders(&self, unsynced: &Unsynced) -> Result<(), Errno> {
+        for path in unsynced.iter().rev() {
+            match self.open_folder(path) {
+                Ok(folder) => fs::fsync(folder)?,
+                // Gone again with everything in it: there is nothing to keep.
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// What is said when a folder is deleted as often as it is made
+    pub(super) fn restless(&self, key: &Key) -> StorageError {
+        match self.absent(key.as_str()) {
+            StorageError::NotFound { key } => StorageError::Busy {
+                key,
+                retry_after: RETRY_AFTER,
+            },
+            gone => gone,
+        }
+    }
+
+    /// Whether exactly this is stored already, and durable
+    ///
+    /// Most links that a push writes are there from the last one. Whoever wrote it may not have
+    /// synced it yet, so it is synced here. Whatever goes wrong is met again by the writing.
+    fn confirm(&self, key: &Key, bytes: &[u8]) -> bool {
+        let Ok(object) = self.open_object(key) else {
+            return false;
+        };
+        object.stat().size == bytes.len() as u64
+            && object
+                .read(key, 0, bytes.len())
+                .is_ok_and(|found| found == bytes)
+            && fs::fsync(&object.file).is_ok()
+            && self
+                .open_folder(key.parent().unwrap_or("."))
+                .and_then(fs::fsync)
+                .is_ok()
     }
 
     fn write_temporary(&self, path: &str, bytes: &[u8]) -> Result<(), Errno> {
+        let file = self.create_temporary(path)?;
+        write_all(&file, bytes, 0)?;
+        fs::fsync(&file)
+    }
+
+    /// Creates a temporary file, and the folder of such files if it is not there
+    pub(super) fn create_temporary(&self, path: &str) -> Result<File, Errno> {
         let create = || {
             fs::openat(
                 &self.fd,
@@ -56,191 +245,107 @@ impl Root {
                 FILE_MODE,
             )
         };
-        let file = match create() {
+        let created = match create() {
             Err(Errno::NOENT) => {
-                make_folder(&self.fd, TEMPORARY)?;
-                create()?
-            }
-            other => other?,
-        };
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match io::write(&file, rest) {
-                Ok(count) => rest = &rest[count..],
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        fs::fsync(&file)
-    }
-
-    /// Renames a file into place, makes the folders on the way, and syncs what changed
-    pub(super) fn rename(&self, from: &str, to: &Key) -> Result<(), StorageError> {
-        for _ in 0..ATTEMPTS {
-            match fs::renameat(&self.fd, from, &self.fd, to.as_str()) {
-                Ok(()) => return self.sync_parents(to),
-                Err(Errno::NOENT) => {
-                    // Either the source is gone or the folder is not there (any more).
-                    fs::statat(&self.fd, from, AtFlags::empty())
-                        .map_err(|errno| failed(from, errno))?;
-                    self.make_parents(to)?;
+                match fs::mkdirat(&self.fd, TEMPORARY, FOLDER_MODE) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
                 }
-                Err(errno) => return Err(failed(to.as_str(), errno)),
+                create()
             }
-        }
-        Err(StorageError::Busy {
-            key: to.to_string(),
-            retry_after: std::time::Duration::from_secs(1),
-        })
-    }
-
-    /// Makes the folders that a key is in; each is synced into its own folder
-    pub(super) fn make_parents(&self, key: &Key) -> Result<(), StorageError> {
-        let Some(parent) = key.parent() else {
-            return Ok(());
+            created => created,
         };
-        // From the deepest that exists: the usual case is one or two new folders.
-        let mut missing = Vec::new();
-        let mut folder = parent;
-        loop {
-            match make_folder(&self.fd, folder) {
-                Ok(()) => break,
-                Err(Errno::NOENT) => {
-                    let Some((above, _)) = folder.rsplit_once('/') else {
-                        return Err(failed(folder, Errno::NOENT));
-                    };
-                    missing.push(folder);
-                    folder = above;
-                }
-                Err(errno) => return Err(failed(folder, errno)),
-            }
-        }
-        for folder in missing.into_iter().rev() {
-            match make_folder(&self.fd, folder) {
-                // Someone deletes the tree at the same time: the caller tries again.
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(failed(folder, errno)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes a change in the folder of `key` durable
-    pub(super) fn sync_parents(&self, key: &Key) -> Result<(), StorageError> {
-        match sync_folder(&self.fd, key.parent().unwrap_or(".")) {
-            // Gone again with everything in it: there is nothing to keep.
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(failed(key.as_str(), errno)),
-        }
-    }
-
-    pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
-        match fs::unlinkat(&self.fd, key.as_str(), AtFlags::empty()) {
-            Ok(()) => self.sync_parents(key),
-            // A folder is no object.
-            Err(Errno::ISDIR) => Err(failed(key.as_str(), Errno::NOENT)),
-            Err(errno) => Err(failed(key.as_str(), errno)),
-        }
-    }
-
-    /// Moves a folder away, at once, and then removes what is in it
-    pub(super) fn delete_tree(&self, folder: &Key) -> Result<(), StorageError> {
-        let fail = |errno| failed(folder.as_str(), errno);
-        let away = temporary_name();
-        let moved = match fs::renameat(&self.fd, folder.as_str(), &self.fd, &away) {
-            Err(Errno::NOENT) => {
-                make_folder(&self.fd, TEMPORARY).map_err(fail)?;
-                fs::renameat(&self.fd, folder.as_str(), &self.fd, &away)
-            }
-            other => other,
-        };
-        match moved {
-            Ok(()) => {}
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            Err(errno) => return Err(fail(errno)),
-        }
-        self.sync_parents(folder)?;
-        // What is left if this fails is removed as abandoned, later.
-        remove_all(&self.fd, &away).map_err(fail)
+        created.map(File::from)
     }
 
     /// Removes what processes left behind that were killed long ago
-    pub(super) fn remove_abandoned(&self) {
-        let Ok(folder) = open_folder(&self.fd, TEMPORARY) else {
+    ///
+    /// A failure is no reason not to start: what is left is only room.
+    pub(super) fn remove_abandoned(&self, now: SystemTime) {
+        let Ok(folder) = self.open_folder(TEMPORARY) else {
             return;
         };
         let Ok(entries) = Dir::read_from(&folder) else {
             return;
         };
         for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Ok(text) = name.to_str() else { continue };
-            if matches!(text, "." | "..") {
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if matches!(name, "." | "..") {
                 continue;
             }
             let old = fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)
                 .ok()
-                .and_then(|stat| modified(&stat))
-                .and_then(|modified| SystemTime::now().duration_since(modified).ok())
+                .and_then(|stat| u64::try_from(stat.st_mtime).ok())
+                .and_then(|seconds| {
+                    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+                })
+                .and_then(|modified| now.duration_since(modified).ok())
                 .is_some_and(|age| age > ABANDONED);
-            if old && let Err(errno) = remove_all(&folder, text) {
-                tracing::warn!(file = text, %errno, "an abandoned temporary file cannot be removed");
+            if old && let Err(errno) = remove_all(&folder, name) {
+                tracing::warn!(file = name, %errno, "an abandoned temporary file cannot be removed");
             }
         }
     }
 }
 
-/// A name that no other process has
+/// A path for a temporary file that no other process has
 pub(super) fn temporary_name() -> String {
     format!("{TEMPORARY}/{}", uuid::Uuid::new_v4())
 }
 
-/// Makes a folder durably; it is no error if it is there
-fn make_folder(root: &OwnedFd, path: &str) -> Result<(), Errno> {
-    match fs::mkdirat(root, path, FOLDER_MODE) {
-        Ok(()) => {}
-        // Its maker may not have synced it yet.
-        Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    sync_folder(
-        root,
-        path.rsplit_once('/').map_or(".", |(parent, _)| parent),
-    )
-}
-
-fn sync_folder(root: &OwnedFd, path: &str) -> Result<(), Errno> {
-    fs::fsync(open_folder(root, path)?)
-}
-
-fn open_folder(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
-    fs::openat(
-        root,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-}
-
-/// Removes a file, or a folder with everything in it
-fn remove_all(root: &OwnedFd, path: &str) -> Result<(), Errno> {
-    match fs::unlinkat(root, path, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(errno) => return Err(errno),
-    }
-    let folder = open_folder(root, path)?;
-    for entry in Dir::read_from(&folder)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().to_str() else {
-            continue;
-        };
-        if !matches!(name, "." | "..") {
-            remove_all(&folder, name)?;
+pub(super) fn write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match io::pwrite(file, bytes, offset) {
+            // Not to get on without an error would be to try for ever.
+            Ok(0) => return Err(Errno::IO),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
         }
     }
-    match fs::unlinkat(root, path, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(errno),
+    Ok(())
+}
+
+/// Removes a file, or a folder with everything in it; others may do so at the same time
+fn remove_all(folder: &File, path: &str) -> Result<(), Errno> {
+    match fs::unlinkat(folder, path, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR) => {}
+        Err(errno) => return Err(errno),
     }
+    // Writers that had the folder open when it was moved away may still put something in.
+    for _ in 0..ATTEMPTS {
+        let opened = match fs::openat(
+            folder,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(opened) => File::from(opened),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
+        for entry in Dir::read_from(&opened)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else {
+                // No key can have made it, but it is in the way.
+                fs::unlinkat(&opened, entry.file_name(), AtFlags::empty())?;
+                continue;
+            };
+            if !matches!(name, "." | "..") {
+                remove_all(&opened, name)?;
+            }
+        }
+        match fs::unlinkat(folder, path, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::NOTEMPTY)
 }

@@ -76,9 +76,10 @@ fn body(bytes: &[u8]) -> impl futures::Stream<Item = Result<Bytes, String>> + Se
 }
 
 fn from(start: u64, end: u64) -> ChunkHeader {
-    let mut header = ChunkHeader::default();
-    header.range = Some(ChunkRange::parse(&format!("{start}-{end}")).unwrap());
-    header
+    ChunkHeader {
+        range: Some(ChunkRange::parse(&format!("{start}-{end}")).unwrap()),
+        length: None,
+    }
 }
 
 async fn push(store: &Store, repository: &RepositoryName, bytes: &[u8]) -> Digest {

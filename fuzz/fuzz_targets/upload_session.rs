@@ -1,130 +1,227 @@
-//! An upload session under any sequence of operations: bytes in are bytes out
+//! Any sequence of an upload's requests keeps every byte, once and in its place
 
 #![no_main]
 
+use std::time::Duration;
+
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use registry_core::upload::{ChunkError, ChunkHeader, Completion, Session};
+use registry_core::upload::{
+    Chunk, ChunkError, ChunkHeader, CompleteError, Completion, Session, range_header,
+};
 use registry_core::{Algorithm, ChunkRange, Digest, Hasher, UploadId};
 
+/// What happens to a session
 #[derive(Arbitrary, Debug)]
 enum Step {
-    /// A chunk that says where it starts and how long it is, or does not
+    /// A request with a body, in pieces as they come from the network
     Chunk {
-        start: Option<u8>,
-        length: Option<u8>,
+        start: Option<Start>,
+        length: Option<Length>,
         pieces: Vec<Vec<u8>>,
-        broken: bool,
+        broken_off: bool,
     },
-    /// The state is saved and taken up by another process
-    Restart,
-    /// The algorithm is announced
-    Announce { long: bool },
-    /// The session is closed with a digest of the right or of other bytes
-    Complete { long: bool, right: bool },
+    /// A closing request with a digest that the bytes do not have
+    CompleteWrongly { algorithm: Hash, digest_of: Vec<u8> },
+    /// A closing request, then the session goes on as if the commit had failed
+    Complete { algorithm: Hash },
+    /// A closing request whose second reading does not see all bytes
+    RehashShort { missing: u8 },
+    /// Another process goes on
+    SaveAndRestore,
+    /// The closing digest is of this algorithm
+    SetAlgorithm(Hash),
+}
+
+/// Where a chunk says that it starts
+#[derive(Arbitrary, Debug)]
+enum Start {
+    AtOffset,
+    At(u64),
+}
+
+/// How long a chunk says that it is
+#[derive(Arbitrary, Debug)]
+enum Length {
+    Exact,
+    Of(u16),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Hash {
+    Sha256,
+    Sha512,
+}
+
+impl From<Hash> for Algorithm {
+    fn from(hash: Hash) -> Self {
+        match hash {
+            Hash::Sha256 => Self::Sha256,
+            Hash::Sha512 => Self::Sha512,
+        }
+    }
 }
 
 fuzz_target!(|steps: Vec<Step>| {
     let id = UploadId::from_random_bytes([5; 16]);
     let mut session = Session::begin(id, Algorithm::Sha256);
-    let mut stored: Vec<u8> = Vec::new();
+    // What a caller that does as it is told has in its file.
+    let mut file = Vec::new();
+
     for step in steps {
-        assert_eq!(session.offset(), stored.len() as u64);
         match step {
             Step::Chunk {
                 start,
                 length,
                 pieces,
-                broken,
-            } => {
-                let range = start.map(|start| {
-                    ChunkRange::parse(&format!("{start}-{}", u16::from(start) + 1)).unwrap()
-                });
-                let header = ChunkHeader {
-                    range,
-                    length: length.map(u64::from),
-                };
-                let mut chunk = match session.chunk(header) {
-                    Ok(chunk) => chunk,
-                    Err(ChunkError::OutOfOrder { expected, got }) => {
-                        assert_eq!(expected, stored.len() as u64);
-                        assert_ne!(expected, got);
-                        continue;
+                broken_off,
+            } => chunk(&mut session, &mut file, start, length, &pieces, broken_off),
+            Step::Complete { algorithm } => {
+                let digest = Digest::of(algorithm.into(), &file);
+                let commit = match session.clone().complete(digest) {
+                    Ok(Completion::Commit(commit)) => {
+                        assert_eq!(digest.algorithm(), session.algorithm());
+                        commit
                     }
-                    Err(other) => panic!("{other}"),
-                };
-                let begin = stored.len();
-                for piece in &pieces {
-                    match chunk.append(piece) {
-                        Ok(append) => {
-                            assert_eq!(append.offset, stored.len() as u64);
-                            stored.extend_from_slice(piece);
-                        }
-                        Err(error) => {
-                            assert_eq!(error, ChunkError::TooLong);
-                            break;
-                        }
-                    }
-                }
-                let received = (stored.len() - begin) as u64;
-                if broken {
-                    assert_eq!(chunk.interrupt().offset, stored.len() as u64);
-                } else {
-                    match chunk.finish() {
-                        Ok(checkpoint) => assert_eq!(checkpoint.offset, stored.len() as u64),
-                        Err(ChunkError::TooShort { missing }) => {
-                            assert_eq!(Some(received + missing), length.map(u64::from));
-                        }
-                        Err(other) => panic!("{other}"),
-                    }
-                }
-            }
-            Step::Restart => {
-                let saved = session.hasher().save();
-                let hasher = Hasher::restore(session.algorithm(), &saved).unwrap();
-                session = Session::resume(id, hasher);
-            }
-            Step::Announce { long } => {
-                let algorithm = if long {
-                    Algorithm::Sha512
-                } else {
-                    Algorithm::Sha256
-                };
-                let changed = session.set_algorithm(algorithm);
-                assert!(changed || !stored.is_empty());
-            }
-            Step::Complete { long, right } => {
-                let algorithm = if long {
-                    Algorithm::Sha512
-                } else {
-                    Algorithm::Sha256
-                };
-                let mut content = stored.clone();
-                if !right {
-                    content.push(0);
-                }
-                let digest = Digest::of(algorithm, &content);
-                let ended = match session.complete(digest) {
-                    Ok(Completion::Commit(commit)) => Ok(commit),
                     Ok(Completion::Rehash(mut rehash)) => {
-                        rehash.update(&stored);
-                        rehash.finish()
+                        assert_ne!(digest.algorithm(), session.algorithm());
+                        file.chunks(3).for_each(|part| rehash.update(part));
+                        rehash.finish().expect("all bytes were read")
                     }
-                    Err(refused) => Err(refused),
+                    Err((_, error)) => panic!("{error}"),
                 };
-                match ended {
-                    Ok(commit) => {
-                        assert!(right);
-                        assert_eq!(commit.digest, digest);
-                        assert_eq!(commit.size, stored.len() as u64);
-                        return;
-                    }
-                    Err((back, _)) => {
-                        assert!(!right);
-                        session = back;
-                    }
+                assert_eq!((commit.digest, commit.size), (digest, file.len() as u64));
+            }
+            Step::CompleteWrongly {
+                algorithm,
+                digest_of,
+            } => {
+                let digest = Digest::of(algorithm.into(), &digest_of);
+                if digest_of == file {
+                    continue;
                 }
+                session = match session.complete(digest) {
+                    Ok(Completion::Commit(_)) => panic!("other bytes were committed"),
+                    Ok(Completion::Rehash(mut rehash)) => {
+                        rehash.update(&file);
+                        refused(rehash.finish())
+                    }
+                    Err((session, error)) => refused(Err::<(), _>((session, error))),
+                };
+            }
+            Step::RehashShort { missing } => {
+                let short = file.len().saturating_sub(missing.into());
+                let other = match session.algorithm() {
+                    Algorithm::Sha256 => Algorithm::Sha512,
+                    _ => Algorithm::Sha256,
+                };
+                if short == file.len() {
+                    continue;
+                }
+                // Not even when the digest is that of what was read.
+                for bytes in [&file[..], &file[..short]] {
+                    let completion = session.complete(Digest::of(other, bytes));
+                    let Ok(Completion::Rehash(mut rehash)) = completion else {
+                        panic!("another algorithm needs another reading");
+                    };
+                    rehash.update(&file[..short]);
+                    session = refused(rehash.finish());
+                }
+            }
+            Step::SaveAndRestore => {
+                let saved = session.hasher().save();
+                let hasher = Hasher::restore(session.algorithm(), &saved).expect("just saved");
+                session = Session::resume(session.id(), hasher);
+            }
+            Step::SetAlgorithm(hash) => {
+                let (before, wanted) = (session.algorithm(), Algorithm::from(hash));
+                let set = session.set_algorithm(wanted);
+                assert_eq!(set, file.is_empty() || before == wanted);
+                assert_eq!(session.algorithm(), if set { wanted } else { before });
             }
         }
+        assert_eq!(session.id(), id);
+        assert_eq!(session.offset(), file.len() as u64);
+        let last = file.len().saturating_sub(1);
+        assert_eq!(range_header(session.offset()), format!("0-{last}"));
     }
+
+    assert_eq!(
+        session.hasher().digest(),
+        Digest::of(session.algorithm(), &file)
+    );
+    let hour = Duration::from_secs(3600);
+    assert!(session.expired(hour, hour).is_none());
+    assert_eq!(session.expired(hour * 2, hour), Some(session.cancel()));
 });
+
+fn chunk(
+    session: &mut Session,
+    file: &mut Vec<u8>,
+    start: Option<Start>,
+    length: Option<Length>,
+    pieces: &[Vec<u8>],
+    broken_off: bool,
+) {
+    let offset = file.len() as u64;
+    let start = start.map(|start| match start {
+        Start::AtOffset => offset,
+        Start::At(at) => at,
+    });
+    let length = length.map(|length| match length {
+        Length::Exact => pieces.iter().map(Vec::len).sum::<usize>() as u64,
+        Length::Of(length) => length.into(),
+    });
+    // The end does not count, and some clients have it wrong.
+    let range = start.map(|start| ChunkRange::parse(&format!("{start}-{start}")));
+    let header = ChunkHeader {
+        range: range.map(|range| range.expect("two numbers in order")),
+        length,
+    };
+
+    let mut chunk: Chunk<'_> = match session.chunk(header) {
+        Ok(chunk) => chunk,
+        Err(error) => {
+            let got = start.expect("without a start nothing is out of order");
+            assert_ne!(got, offset);
+            let expected = offset;
+            assert_eq!(error, ChunkError::OutOfOrder { expected, got });
+            return;
+        }
+    };
+    assert!(start.is_none_or(|start| start == offset));
+    let mut room = length;
+    for piece in pieces {
+        let fits = room.is_none_or(|room| piece.len() as u64 <= room);
+        match chunk.append(piece) {
+            Ok(append) => {
+                assert!(fits);
+                assert_eq!(append.offset, file.len() as u64);
+                file.extend_from_slice(piece);
+                room = room.map(|room| room - piece.len() as u64);
+            }
+            Err(error) => {
+                assert!(!fits);
+                assert_eq!(error, ChunkError::TooLong);
+            }
+        }
+        assert_eq!(chunk.offset(), file.len() as u64);
+    }
+    if broken_off {
+        assert_eq!(chunk.interrupt().offset, file.len() as u64);
+        return;
+    }
+    match (chunk.finish(), room) {
+        (Ok(checkpoint), None | Some(0)) => assert_eq!(checkpoint.offset, file.len() as u64),
+        (Err(ChunkError::TooShort { missing }), Some(room)) => assert_eq!(missing, room),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The session that was handed back
+fn refused<T>(result: Result<T, (Session, CompleteError)>) -> Session {
+    match result {
+        Ok(_) => panic!("other bytes were committed"),
+        Err((session, _)) => session,
+    }
+}

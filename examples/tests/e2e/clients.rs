@@ -324,7 +324,10 @@ fn storage_command(home: &Home, program: &Path) -> Command {
 fn oras() {
     let Some(python) = find_oras() else { return };
     let home = Home::new();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/support/oras.py");
+    let script = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/e2e/support/oras_client.py"
+    );
     let oras = |arguments: &[&str]| -> String {
         run(home.command(&python).arg(script).args(arguments))
             .trim()

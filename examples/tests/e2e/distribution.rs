@@ -34,7 +34,8 @@ fn push_everything(
         &multi,
         &to("docker/multi:v1"),
     );
-    // Gzip layers, and a repository below the path of another.
+    // The first also into a repository below the path of another.
+    let one = compressed.reference("v1");
     skopeo.copy(&["--dest-compress"], &one, &to("one/below/it:v1"));
     skopeo.copy(
         &["--dest-compress", "--format", "v2s2"],

@@ -49,7 +49,10 @@ fn a_layer_of_a_gibibyte() {
     let second_root = TempDir::new().expect("a folder");
     let second = Server::ours(second_root.path());
     if let Some(python) = find_oras() {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/support/oras.py");
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/e2e/support/oras_client.py"
+        );
         let target = format!("{}/large/oras:v1", second.address);
         let oras = |arguments: &[&str]| run(home.command(&python).arg(script).args(arguments));
         let digest: Digest = oras(&["push", &target, &blob.display().to_string(), "67108864"])

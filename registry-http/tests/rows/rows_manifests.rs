@@ -43,11 +43,17 @@ async fn row_054_a_push_is_answered_with_where_the_manifest_is() {
             .await
             .expect(201);
         let location = response.location();
-        assert!(location.starts_with("/v2/team/app/manifests/"), "{location}");
+        assert!(
+            location.starts_with("/v2/team/app/manifests/"),
+            "{location}"
+        );
         let served = registry.get(location).send().await.expect(200);
         assert_eq!(served.body, image.bytes);
         assert_eq!(served.header("Content-Type"), MANIFEST);
-        assert_eq!(served.header("Content-Length"), image.bytes.len().to_string());
+        assert_eq!(
+            served.header("Content-Length"),
+            image.bytes.len().to_string()
+        );
     }
 }
 
@@ -82,7 +88,10 @@ async fn row_056_a_push_by_another_digest_is_400() {
             .send()
             .await
             .refused(400, "DIGEST_INVALID");
-        assert!(message.contains(&wrong) && message.contains(&right), "{message}");
+        assert!(
+            message.contains(&wrong) && message.contains(&right),
+            "{message}"
+        );
     }
     assert!(registry.everything().await.is_empty());
 }
@@ -111,7 +120,10 @@ async fn row_057_parameters_of_the_type_are_ignored_and_another_type_is_refused(
             .send()
             .await
             .refused(400, "MANIFEST_INVALID");
-        assert!(message.contains(INDEX) && message.contains(media_type), "{message}");
+        assert!(
+            message.contains(INDEX) && message.contains(media_type),
+            "{message}"
+        );
     }
     for nonsense in ["manifest", "/", "", "a/b/c"] {
         registry
@@ -205,7 +217,10 @@ async fn row_061_each_missing_digest_is_an_error_of_its_own() {
             digest
         })
         .collect();
-    assert_eq!(digests, [&config.digest, &layers[0].digest, &layers[1].digest]);
+    assert_eq!(
+        digests,
+        [&config.digest, &layers[0].digest, &layers[1].digest]
+    );
 
     let children = [
         descriptor(MANIFEST, NOBODY, 7),
@@ -287,22 +302,55 @@ async fn row_063_unusual_manifests_are_accepted() {
         ("no layers", image(&blob, &[])),
         ("no manifests", index(&[])),
         ("an index in an index", index(&[inner, child.clone()])),
-        ("an unknown config", with(plain.clone(), "config", stranger.clone())),
-        ("an unknown layer", with(plain.clone(), "layers", json!([stranger]))),
-        ("an unknown member", with(plain.clone(), "org.example", json!({"a": [null]}))),
-        ("an unknown member of an index", with(nested.clone(), "x", json!(1.5))),
+        (
+            "an unknown config",
+            with(plain.clone(), "config", stranger.clone()),
+        ),
+        (
+            "an unknown layer",
+            with(plain.clone(), "layers", json!([stranger])),
+        ),
+        (
+            "an unknown member",
+            with(plain.clone(), "org.example", json!({"a": [null]})),
+        ),
+        (
+            "an unknown member of an index",
+            with(nested.clone(), "x", json!(1.5)),
+        ),
         ("data", with(plain.clone(), "config", data.clone())),
-        ("data in a layer", with(plain.clone(), "layers", json!([data]))),
-        ("an artifact type", with(plain.clone(), "artifactType", json!("a/b"))),
-        ("an artifact type of an index", with(nested, "artifactType", json!("a/b"))),
-        ("no annotations", with(plain.clone(), "annotations", json!({}))),
-        ("annotations", with(plain, "annotations", json!({"": "", "a": "é\n"}))),
+        (
+            "data in a layer",
+            with(plain.clone(), "layers", json!([data])),
+        ),
+        (
+            "an artifact type",
+            with(plain.clone(), "artifactType", json!("a/b")),
+        ),
+        (
+            "an artifact type of an index",
+            with(nested, "artifactType", json!("a/b")),
+        ),
+        (
+            "no annotations",
+            with(plain.clone(), "annotations", json!({})),
+        ),
+        (
+            "annotations",
+            with(plain, "annotations", json!({"": "", "a": "é\n"})),
+        ),
         ("a platform", index(&[platform])),
-        ("blobs in an index", index(&[blob.descriptor("application/vnd.example.cache")])),
+        (
+            "blobs in an index",
+            index(&[blob.descriptor("application/vnd.example.cache")]),
+        ),
     ] {
         let bytes = pretty(&manifest);
         let media_type = manifest["mediaType"].as_str().unwrap();
-        let response = registry.put_manifest("a", "v1", media_type, &bytes).send().await;
+        let response = registry
+            .put_manifest("a", "v1", media_type, &bytes)
+            .send()
+            .await;
         assert_eq!(response.status, 201, "{what}: {}", response.text());
         let served = registry.get("/v2/a/manifests/v1").send().await.expect(200);
         assert_eq!(served.body, bytes, "{what}");
@@ -315,7 +363,11 @@ async fn row_064_a_push_by_digest_can_set_tags() {
     let bytes = pretty(&index(&[]));
     let many: Vec<String> = (0..64).map(|number| format!("many-{number:03}")).collect();
     for digest in [sha256(&bytes), sha512(&bytes)] {
-        let cases = [vec!["one"], vec!["Two", "_three"], many.iter().map(String::as_str).collect()];
+        let cases = [
+            vec!["one"],
+            vec!["Two", "_three"],
+            many.iter().map(String::as_str).collect(),
+        ];
         for tags in cases {
             let query: Vec<String> = tags.iter().map(|tag| format!("tag={tag}")).collect();
             let reference = format!("{digest}?{}", query.join("&"));
@@ -346,13 +398,18 @@ async fn row_064_a_push_by_digest_can_set_tags() {
     assert_eq!(request.send().await.expect(201).find("OCI-Tag"), None);
     // Too many.
     let before = registry.everything().await;
-    let query: String = (0..65).map(|number| format!("tag=more-{number}&")).collect();
+    let query: String = (0..65)
+        .map(|number| format!("tag=more-{number}&"))
+        .collect();
     let message = registry
         .put_manifest("a", format!("{}?{query}", sha256(&bytes)), INDEX, &bytes)
         .send()
         .await
         .refused(414, "TAG_INVALID");
-    assert!(message.contains("64") && message.contains("65"), "{message}");
+    assert!(
+        message.contains("64") && message.contains("65"),
+        "{message}"
+    );
     assert_eq!(registry.everything().await, before);
 }
 
@@ -363,7 +420,10 @@ async fn row_065_a_bad_tag_among_tags_is_400_and_tags_behind_a_tag_are_ignored()
     let digest = sha256(&bytes);
     for bad in ["..", ".a", "a%2Fb", "a:b", "%ff"] {
         let reference = format!("{digest}?tag=good&tag={bad}");
-        let response = registry.put_manifest("a", reference, INDEX, &bytes).send().await;
+        let response = registry
+            .put_manifest("a", reference, INDEX, &bytes)
+            .send()
+            .await;
         assert_eq!(response.status, 400, "{bad}: {}", response.text());
     }
     assert!(registry.everything().await.is_empty());
@@ -411,7 +471,11 @@ async fn row_067_a_manifest_over_the_limit_is_413() {
         request.header("Content-Type", INDEX)
     };
     put("v1").body(of_length(1000)).send().await.expect(201);
-    put("v2").chunked(&[&of_length(1000)]).send().await.expect(201);
+    put("v2")
+        .chunked(&[&of_length(1000)])
+        .send()
+        .await
+        .expect(201);
     let before = registry.everything().await;
     let long = of_length(1001);
     for request in [
@@ -437,7 +501,11 @@ async fn row_068_four_megabytes_go_through() {
     }
     let (_, bytes) = registry.push_manifest("a", "suite", &manifest).await;
     assert!(bytes.len() > 3_900_000);
-    let response = registry.get("/v2/a/manifests/suite").send().await.expect(200);
+    let response = registry
+        .get("/v2/a/manifests/suite")
+        .send()
+        .await
+        .expect(200);
     assert!(response.body == bytes);
 
     let mut bytes = pretty(&index(&[]));

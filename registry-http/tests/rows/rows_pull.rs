@@ -61,13 +61,19 @@ async fn row_017_the_content_type_is_the_one_that_was_pushed() {
     let image = registry.push_image("a", "v1", "x").await;
     let child = descriptor(DOCKER_MANIFEST, &image.digest, image.bytes.len());
     for (tag, manifest) in [
-        ("image", super::support::image(&image.config, &[&image.layer])),
+        (
+            "image",
+            super::support::image(&image.config, &[&image.layer]),
+        ),
         ("index", index(&[])),
         ("docker", docker_image(&image.config, &[&image.layer])),
         ("list", docker_list(&[child])),
     ] {
         let media_type = manifest["mediaType"].as_str().unwrap();
-        for sent in [media_type.to_owned(), format!("{media_type}; charset=utf-8")] {
+        for sent in [
+            media_type.to_owned(),
+            format!("{media_type}; charset=utf-8"),
+        ] {
             registry
                 .put_manifest("a", tag, &sent, &pretty(&manifest))
                 .send()
@@ -106,7 +112,11 @@ async fn row_019_a_manifest_that_is_not_in_the_repository_is_404() {
             .refused(404, "MANIFEST_UNKNOWN");
         assert!(message.contains(reference), "{message}");
         let target = format!("/v2/nobody/manifests/{reference}");
-        let message = registry.get(&target).send().await.refused(404, "NAME_UNKNOWN");
+        let message = registry
+            .get(&target)
+            .send()
+            .await
+            .refused(404, "NAME_UNKNOWN");
         assert!(message.contains("nobody"), "{message}");
     }
 }
@@ -119,11 +129,19 @@ async fn row_020_to_pull_from_a_repository_that_is_none_is_404() {
     for name in ["nobody", "a", "a/b/c"] {
         for reference in ["v1", &image.digest] {
             let target = format!("/v2/{name}/manifests/{reference}");
-            registry.get(&target).send().await.refused(404, "NAME_UNKNOWN");
+            registry
+                .get(&target)
+                .send()
+                .await
+                .refused(404, "NAME_UNKNOWN");
             registry.head(&target).send().await.expect(404);
         }
         let target = format!("/v2/{name}/blobs/{}", image.layer.digest);
-        registry.get(&target).send().await.refused(404, "BLOB_UNKNOWN");
+        registry
+            .get(&target)
+            .send()
+            .await
+            .refused(404, "BLOB_UNKNOWN");
         registry.head(&target).send().await.expect(404);
     }
 }
@@ -135,7 +153,10 @@ async fn row_021_head_of_a_manifest() {
     for reference in ["v1", &image.digest] {
         let target = format!("/v2/a/manifests/{reference}");
         let response = registry.head(target).send().await.expect(200);
-        assert_eq!(response.header("Content-Length"), image.bytes.len().to_string());
+        assert_eq!(
+            response.header("Content-Length"),
+            image.bytes.len().to_string()
+        );
         assert_eq!(response.header("Docker-Content-Digest"), image.digest);
         assert_eq!(response.header("Content-Type"), MANIFEST);
         assert_eq!(response.body, b"");
@@ -158,7 +179,10 @@ async fn row_022_a_blob_is_served_as_it_came() {
         let response = registry.get(target).send().await.expect(200);
         assert_eq!(response.header("Content-Length"), length.to_string());
         assert_eq!(response.header("Content-Type"), "application/octet-stream");
-        assert!(response.body == blob.bytes, "{length} bytes came back changed");
+        assert!(
+            response.body == blob.bytes,
+            "{length} bytes came back changed"
+        );
     }
 }
 
@@ -184,7 +208,11 @@ async fn row_024_a_blob_of_another_repository_is_404() {
     registry.push_image("b", "v1", "x").await;
     for name in ["b", "nobody", "a/b"] {
         let target = format!("/v2/{name}/blobs/{}", blob.digest);
-        let message = registry.get(&target).send().await.refused(404, "BLOB_UNKNOWN");
+        let message = registry
+            .get(&target)
+            .send()
+            .await
+            .refused(404, "BLOB_UNKNOWN");
         assert!(message.contains(&blob.digest), "{message}");
         let response = registry.get(&target).send().await;
         assert_eq!(response.errors()[0].2["digest"], blob.digest);
@@ -217,12 +245,21 @@ async fn row_025_ranges_of_a_blob() {
             format!("bytes {first}-{last}/1000"),
             "{range}"
         );
-        assert_eq!(response.header("Content-Length"), (last - first + 1).to_string());
+        assert_eq!(
+            response.header("Content-Length"),
+            (last - first + 1).to_string()
+        );
         assert_eq!(response.body, blob.bytes[first..=last], "{range}");
         assert_eq!(response.header("Docker-Content-Digest"), blob.digest);
     }
 
-    for range in ["bytes=1000-", "bytes=1000-2000", "bytes=500-0", "bytes=-0", "bytes=2000-,5-1"] {
+    for range in [
+        "bytes=1000-",
+        "bytes=1000-2000",
+        "bytes=500-0",
+        "bytes=-0",
+        "bytes=2000-,5-1",
+    ] {
         let response = ask(range).await;
         response.refused(416, "SIZE_INVALID");
         assert_eq!(response.header("Content-Range"), "bytes */1000", "{range}");
@@ -261,7 +298,11 @@ async fn row_025_ranges_of_a_blob() {
     assert_eq!(response.body, expected);
 
     // Ranges are for GET, and for the content that the client means.
-    let response = registry.head(&target).header("Range", "bytes=0-9").send().await;
+    let response = registry
+        .head(&target)
+        .header("Range", "bytes=0-9")
+        .send()
+        .await;
     assert_eq!(response.expect(200).header("Content-Length"), "1000");
     for (tag, status) in [
         (format!("\"{}\"", blob.digest), 206),
@@ -296,7 +337,13 @@ async fn row_026_head_of_a_blob() {
 #[tokio::test]
 async fn row_027_a_blob_of_no_bytes_is_one() {
     let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-    for way in ["empty put", "no length", "chunked", "single post", "patched"] {
+    for way in [
+        "empty put",
+        "no length",
+        "chunked",
+        "single post",
+        "patched",
+    ] {
         let registry = Registry::start().await;
         let uploads = "/v2/a/blobs/uploads/";
         let response = if way == "single post" {
@@ -321,7 +368,11 @@ async fn row_027_a_blob_of_no_bytes_is_one() {
         assert_eq!(response.body, b"");
         let response = registry.head(&target).send().await.expect(200);
         assert_eq!(response.header("Content-Length"), "0", "{way}");
-        let response = registry.get(&target).header("Range", "bytes=0-").send().await;
+        let response = registry
+            .get(&target)
+            .header("Range", "bytes=0-")
+            .send()
+            .await;
         response.refused(416, "SIZE_INVALID");
         assert_eq!(response.header("Content-Range"), "bytes */0");
         registry.delete(&target).send().await.expect(202);
@@ -334,7 +385,11 @@ async fn row_028_a_malformed_digest_of_a_blob_is_400() {
     let registry = Registry::start().await;
     for digest in ["x", "sha256:x", "sha256", "latest"] {
         let target = format!("/v2/a/blobs/{digest}");
-        let message = registry.get(&target).send().await.refused(400, "DIGEST_INVALID");
+        let message = registry
+            .get(&target)
+            .send()
+            .await
+            .refused(400, "DIGEST_INVALID");
         assert!(message.contains(&format!("`{digest}`")), "{message}");
         registry.head(&target).send().await.expect(400);
     }

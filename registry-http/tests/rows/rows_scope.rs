@@ -8,9 +8,18 @@ async fn row_001_all_apis_of_pull_exist() {
     let image = registry.push_image("team/app", "v1", "x").await;
     let targets = [
         ("/v2/team/app/manifests/v1".to_owned(), &image.bytes),
-        (format!("/v2/team/app/manifests/{}", image.digest), &image.bytes),
-        (format!("/v2/team/app/blobs/{}", image.config.digest), &image.config.bytes),
-        (format!("/v2/team/app/blobs/{}", image.layer.digest), &image.layer.bytes),
+        (
+            format!("/v2/team/app/manifests/{}", image.digest),
+            &image.bytes,
+        ),
+        (
+            format!("/v2/team/app/blobs/{}", image.config.digest),
+            &image.config.bytes,
+        ),
+        (
+            format!("/v2/team/app/blobs/{}", image.layer.digest),
+            &image.layer.bytes,
+        ),
     ];
     for (target, bytes) in targets {
         let response = registry.get(&target).send().await.expect(200);
@@ -29,7 +38,12 @@ async fn row_002_all_endpoints_of_the_table_exist() {
     registry.get("/v2/").send().await.expect(200); // end-1
     let uploads = "/v2/a/blobs/uploads/";
     let location = registry.post(uploads).send().await.expect(202).location(); // end-4a
-    registry.patch(&location).body("on").send().await.expect(202); // end-5
+    registry
+        .patch(&location)
+        .body("on")
+        .send()
+        .await
+        .expect(202); // end-5
     registry.get(&location).send().await.expect(204); // end-13
     let target = format!("{location}?digest={}", blob.digest);
     registry.put(target).body("e").send().await.expect(201); // end-6
@@ -66,7 +80,11 @@ async fn row_002_all_endpoints_of_the_table_exist() {
     registry.get(&target).send().await.expect(200); // end-12a
     let target = format!("{target}?artifactType=a/b");
     registry.get(target).send().await.expect(200); // end-12b
-    registry.delete("/v2/a/manifests/v2").send().await.expect(202);
+    registry
+        .delete("/v2/a/manifests/v2")
+        .send()
+        .await
+        .expect(202);
     let target = format!("/v2/a/manifests/{digest}");
     registry.delete(target).send().await.expect(202); // end-9
     let target = format!("/v2/a/blobs/{}", blob.digest);
@@ -92,7 +110,9 @@ async fn row_003_what_is_left_open_follows_rfc_9110() {
         ("/v2/a/blobs/uploads/", "POST"),
         (&upload, "GET, HEAD, PATCH, PUT, DELETE"),
     ] {
-        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"] {
+        for method in [
+            "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW",
+        ] {
             if allowed.split(", ").any(|allowed| allowed == method) {
                 continue;
             }
@@ -150,8 +170,16 @@ async fn row_005_ping_answers_200() {
         registry.head(target).send().await.expect(200);
     }
     // Only the API is there to be asked for.
-    registry.get("/v1/").send().await.refused(404, "UNSUPPORTED");
-    registry.get("/v2/a").send().await.refused(404, "UNSUPPORTED");
+    registry
+        .get("/v1/")
+        .send()
+        .await
+        .refused(404, "UNSUPPORTED");
+    registry
+        .get("/v2/a")
+        .send()
+        .await
+        .refused(404, "UNSUPPORTED");
 }
 
 #[tokio::test]
@@ -162,7 +190,10 @@ async fn row_006_the_content_digest_is_no_optional_header() {
         for (target, digest) in [
             ("/v2/a/manifests/v1".to_owned(), &image.digest),
             (format!("/v2/a/manifests/{}", image.digest), &image.digest),
-            (format!("/v2/a/blobs/{}", image.layer.digest), &image.layer.digest),
+            (
+                format!("/v2/a/blobs/{}", image.layer.digest),
+                &image.layer.digest,
+            ),
         ] {
             for method in ["GET", "HEAD"] {
                 let mut request = registry.request(method, &target);
@@ -181,8 +212,16 @@ async fn row_007_a_bad_tag_has_the_legacy_code_for_it() {
     let registry = Registry::start().await;
     let manifest = pretty(&index(&[]));
     let target = "/v2/a/manifests/.hidden";
-    registry.get(target).send().await.refused(400, "TAG_INVALID");
-    registry.delete(target).send().await.refused(400, "TAG_INVALID");
+    registry
+        .get(target)
+        .send()
+        .await
+        .refused(400, "TAG_INVALID");
+    registry
+        .delete(target)
+        .send()
+        .await
+        .refused(400, "TAG_INVALID");
     let message = registry
         .put_manifest("a", ".hidden", INDEX, &manifest)
         .send()
@@ -253,7 +292,11 @@ async fn row_008_names_are_matched_in_full_and_routed_from_the_right() {
             assert!(message.contains("lower-case"), "{target}: {message}");
         }
         let target = format!("/v2/{name}/blobs/uploads/");
-        registry.post(target).send().await.refused(400, "NAME_INVALID");
+        registry
+            .post(target)
+            .send()
+            .await
+            .refused(400, "NAME_INVALID");
         registry
             .put_manifest(name, "v1", INDEX, &manifest)
             .send()
@@ -283,7 +326,10 @@ async fn row_009_names_have_at_most_255_characters() {
         .send()
         .await
         .refused(400, "NAME_INVALID");
-    assert!(message.contains("255") && message.contains("256"), "{message}");
+    assert!(
+        message.contains("255") && message.contains("256"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -291,7 +337,17 @@ async fn row_010_tags_are_matched_in_full() {
     let registry = Registry::start().await;
     let manifest = pretty(&index(&[]));
     let longest = "t".repeat(128);
-    for tag in ["a", "A", "0", "_", "__x", "v1.2.3-rc_1", "latest.", "x-", &longest] {
+    for tag in [
+        "a",
+        "A",
+        "0",
+        "_",
+        "__x",
+        "v1.2.3-rc_1",
+        "latest.",
+        "x-",
+        &longest,
+    ] {
         registry
             .put_manifest("a", tag, INDEX, &manifest)
             .send()
@@ -324,15 +380,29 @@ async fn row_010_tags_are_matched_in_full() {
 async fn row_011_a_reference_with_a_colon_is_never_a_tag() {
     let registry = Registry::start().await;
     let manifest = pretty(&index(&[]));
-    for reference in ["sha256:baddigeststring", "a:b", ":", "v1:", "sha256%3Abaddigeststring"] {
+    for reference in [
+        "sha256:baddigeststring",
+        "a:b",
+        ":",
+        "v1:",
+        "sha256%3Abaddigeststring",
+    ] {
         registry
             .put_manifest("a", reference, INDEX, &manifest)
             .send()
             .await
             .refused(400, "DIGEST_INVALID");
         let target = format!("/v2/a/manifests/{reference}");
-        registry.get(&target).send().await.refused(400, "DIGEST_INVALID");
-        registry.delete(&target).send().await.refused(400, "DIGEST_INVALID");
+        registry
+            .get(&target)
+            .send()
+            .await
+            .refused(400, "DIGEST_INVALID");
+        registry
+            .delete(&target)
+            .send()
+            .await
+            .refused(400, "DIGEST_INVALID");
     }
     assert!(registry.everything().await.is_empty());
 }
@@ -387,7 +457,11 @@ async fn row_012_digests_are_matched_in_full_and_of_a_known_algorithm() {
 
     for digest in [format!("sha256:{hex}"), format!("sha512:{long}")] {
         let target = format!("/v2/a/blobs/{digest}");
-        registry.get(target).send().await.refused(404, "BLOB_UNKNOWN");
+        registry
+            .get(target)
+            .send()
+            .await
+            .refused(404, "BLOB_UNKNOWN");
     }
 }
 
@@ -403,6 +477,10 @@ async fn row_013_extensions_are_unsupported() {
         "/v2/_x",
         "/v2/_catalog/x",
     ] {
-        registry.get(target).send().await.refused(404, "UNSUPPORTED");
+        registry
+            .get(target)
+            .send()
+            .await
+            .refused(404, "UNSUPPORTED");
     }
 }

@@ -480,13 +480,13 @@ impl Upload {
 
         file.sync().await?;
         let store = &self.store;
-        store
-            .uploads()
-            .publish(
-                &layout::upload_data(&self.name, &id),
-                &layout::blob(&digest),
-            )
-            .await?;
+        let data = layout::upload_data(&self.name, &id);
+        match store.uploads().publish(&data, &layout::blob(&digest)).await {
+            Ok(()) => {}
+            // Another request completed or cancelled the session meanwhile.
+            Err(StorageError::NotFound { .. }) => return Err(AppendError::Unknown { id }.into()),
+            Err(error) => return Err(error.into()),
+        }
         store
             .write_link(&layout::layer_link(&self.name, &digest), &digest)
             .await?;

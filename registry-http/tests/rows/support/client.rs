@@ -115,7 +115,8 @@ impl Request {
     /// The same for answers that are not the registry's own
     pub(crate) async fn send_unchecked(mut self) -> Response {
         if self.version == "HTTP/1.1" {
-            self.headers.insert(0, ("Host".into(), "registry.test".into()));
+            self.headers
+                .insert(0, ("Host".into(), "registry.test".into()));
             self.headers.push(("Connection".into(), "close".into()));
         }
         let mut connection = Connection::open(self.address).await;
@@ -180,12 +181,22 @@ impl Connection {
     }
 
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        in_time(self.stream.write_all(bytes.as_ref())).await.unwrap();
+        in_time(self.stream.write_all(bytes.as_ref()))
+            .await
+            .unwrap();
     }
 
     /// Says that nothing more will come, and still listens
     pub(crate) async fn end_sending(&mut self) {
         in_time(self.stream.shutdown()).await.unwrap();
+    }
+
+    /// Waits for `100 Continue`: the registry has taken the request and now wants its body
+    pub(crate) async fn continued(&mut self) {
+        let head = in_time(self.read_head())
+            .await
+            .expect("an interim response");
+        assert_eq!(head.status, 100, "{:?}", head.headers);
     }
 
     /// Reads one response to a request of this method
@@ -198,6 +209,13 @@ impl Connection {
     /// Reads one response, or `None` if the connection ends without a byte of it
     pub(crate) async fn receive_if_any(&mut self, method: &str) -> Option<Response> {
         in_time(self.read_response(method)).await
+    }
+
+    /// Asserts how the answer begins, and reads no more of it
+    pub(crate) async fn begins(&mut self, text: &str) {
+        let begin = in_time(self.read_exactly(text.len())).await;
+        let begin = begin.expect("the connection ended before the response did");
+        assert_eq!(String::from_utf8_lossy(&begin), text);
     }
 
     /// Whatever still comes until the server closes the connection
@@ -358,7 +376,11 @@ impl Response {
     #[track_caller]
     pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let values = self.all(name);
-        assert!(values.len() <= 1, "{}: {name} came as {values:?}", self.line);
+        assert!(
+            values.len() <= 1,
+            "{}: {name} came as {values:?}",
+            self.line
+        );
         values.first().copied()
     }
 

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 
 pub(crate) use self::client::{Connection, Request, Response, eventually, in_time};
 pub(crate) use self::content::{
-    Blob, CONFIG, DOCKER_CONFIG, DOCKER_FOREIGN_LAYER, DOCKER_LAYER, DOCKER_LIST, DOCKER_MANIFEST,
+    Blob, CONFIG, DOCKER_FOREIGN_LAYER, DOCKER_LIST, DOCKER_MANIFEST,
     INDEX, LAYER, MANIFEST, descriptor, docker_image, docker_list, image, index, noise, pretty,
     sha256, sha512,
 };
@@ -224,11 +224,15 @@ impl Registry {
 
     /// Pushes an image whose content depends on `seed`
     pub(crate) async fn push_image(&self, name: &str, tag: &str, seed: &str) -> Image {
-        let config = Blob::new(format!(r#"{{"architecture":"amd64","os":"linux","seed":"{seed}"}}"#));
+        let config = Blob::new(format!(
+            r#"{{"architecture":"amd64","os":"linux","seed":"{seed}"}}"#
+        ));
         let layer = Blob::new(noise(seed, 5000));
         self.push_blob(name, &config).await;
         self.push_blob(name, &layer).await;
-        let (digest, bytes) = self.push_manifest(name, tag, &image(&config, &[&layer])).await;
+        let (digest, bytes) = self
+            .push_manifest(name, tag, &image(&config, &[&layer]))
+            .await;
         assert_eq!(digest, sha256(&bytes));
         Image {
             digest,
@@ -294,7 +298,9 @@ impl Registry {
 
 /// The strings of a JSON array
 pub(crate) fn strings(array: &Value) -> Vec<String> {
-    let array = array.as_array().unwrap_or_else(|| panic!("no array: {array}"));
+    let array = array
+        .as_array()
+        .unwrap_or_else(|| panic!("no array: {array}"));
     array
         .iter()
         .map(|value| value.as_str().unwrap().to_owned())

@@ -66,6 +66,30 @@ fn manifests(c: &mut Criterion) {
         b.iter(|| Manifest::detect_media_type(black_box(LIST)));
     });
     group.bench_function("digest", |b| b.iter(|| Digest::sha256(black_box(LIST))));
+
+    // What costs most per byte, as large as it may be: a push must not occupy a core for long.
+    let config = format!(r#"{{"mediaType":"a/b","digest":"{DIGEST}","size":2}}"#);
+    let filled = |filling: &str, times: usize| {
+        let filling = vec![filling; times].join(",");
+        bytes::Bytes::from(format!(
+            r#"{{"schemaVersion":2,"config":{config},"layers":[{filling}],"annotations":{{}}}}"#
+        ))
+    };
+    let layers = filled(&config, 10_000);
+    let keys = filled(
+        &config.replace('{', &format!("{{{}", "\"x\":0,".repeat(600_000))),
+        1,
+    );
+    for (what, raw) in [("10,000 layers", layers), ("600,000 unknown keys", keys)] {
+        assert!(
+            Manifest::parse(raw.clone(), None, &limits).is_ok(),
+            "{what}"
+        );
+        group.throughput(Throughput::Bytes(raw.len() as u64));
+        group.bench_function(format!("parse {what}"), |b| {
+            b.iter(|| Manifest::parse(black_box(raw.clone()), None, &limits));
+        });
+    }
     group.finish();
 }
 

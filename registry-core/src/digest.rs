@@ -262,13 +262,24 @@ pub(crate) fn is_encoded(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'=' | b'_' | b'-'))
 }
 
-/// What a client sent, short enough for an error message
+/// What a client sent, short enough for an error message and on one line
+///
+/// Error messages reach logs, where a line break or a terminal's escape would pass for ours.
 pub(crate) fn shortened(text: &str) -> String {
     const MAX: usize = 160;
-    match text.char_indices().nth(MAX) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
+    let mut short = String::with_capacity(text.len().min(MAX));
+    for (count, character) in text.chars().enumerate() {
+        if count == MAX {
+            short.push('…');
+            break;
+        }
+        if character.is_control() {
+            short.extend(character.escape_default());
+        } else {
+            short.push(character);
+        }
     }
+    short
 }
 
 fn nibble(digit: u8) -> Option<u8> {
@@ -344,6 +355,13 @@ mod tests {
     fn error_messages_are_short() {
         let error = Digest::try_from("é".repeat(10_000).as_str()).unwrap_err();
         assert!(error.to_string().len() < 600);
+    }
+
+    #[test]
+    fn error_messages_are_one_line() {
+        assert_eq!(shortened("a\r\nb\u{1b}[2Jé`\""), "a\\r\\nb\\u{1b}[2Jé`\"");
+        let error = Digest::try_from("a\nb").unwrap_err();
+        assert!(!error.to_string().contains('\n'));
     }
 
     proptest! {

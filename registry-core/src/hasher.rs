@@ -55,7 +55,8 @@ impl Hasher {
     ///
     /// # Errors
     ///
-    /// [`HasherStateError`] when `saved` is not the state of such a hash.
+    /// [`HasherStateError`] when `saved` is not the state of such a hash: another magic number
+    /// or length, or a count of bytes beyond what SHA-256 can hash.
     pub fn restore(algorithm: Algorithm, saved: &[u8]) -> Result<Self, HasherStateError> {
         let invalid = || HasherStateError { algorithm };
         let layout = Layout::of(algorithm);
@@ -65,6 +66,9 @@ impl Hasher {
         let (words, rest) = saved[layout.magic.len()..].split_at(8 * layout.word);
         let (block, length) = rest.split_at(layout.block);
         let written = u64::from_be_bytes(length.try_into().map_err(|_| invalid())?);
+        if written > MAX_WRITTEN {
+            return Err(invalid());
+        }
         let pending = (written % layout.block as u64) as usize;
 
         // Of sha2: the words in little endian, how many blocks are done, and the pending bytes
@@ -162,6 +166,12 @@ pub struct HasherStateError {
     algorithm: Algorithm,
 }
 
+/// The most bytes that SHA-256 hashes: it counts bits in 64 bits
+///
+/// No upload is that large, so a saved count beyond it is damage; it holds for SHA-512 too, whose
+/// saved count has no more bits.
+const MAX_WRITTEN: u64 = u64::MAX / 8;
+
 /// The sizes of the two forms, in bytes
 struct Layout {
     magic: &'static [u8],
@@ -246,6 +256,29 @@ mod tests {
     }
 
     #[test]
+    fn a_filled_block_is_in_the_words() {
+        // After the last padded block the words are the digest, whoever computes them: an answer
+        // known from the standard (FIPS 180-4, "abc").
+        for (algorithm, block) in [(Algorithm::Sha256, 64), (Algorithm::Sha512, 128)] {
+            let mut padded = b"abc\x80".to_vec();
+            padded.resize(block - 1, 0);
+            padded.push(24);
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&padded);
+
+            let digest = Digest::of(algorithm, b"abc");
+            let magic: &[u8] = match algorithm {
+                Algorithm::Sha256 => b"sha\x03",
+                Algorithm::Sha512 => b"sha\x07",
+            };
+            let mut expected = [magic, digest.as_bytes()].concat();
+            expected.resize(expected.len() + block, 0);
+            expected.extend((block as u64).to_be_bytes());
+            assert_eq!(hasher.save(), expected, "{algorithm}");
+        }
+    }
+
+    #[test]
     fn what_is_no_state_is_refused() {
         let good = Hasher::new(Algorithm::Sha256).save();
         assert!(Hasher::restore(Algorithm::Sha512, &good).is_err());
@@ -259,12 +292,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_count_beyond_any_hash_is_refused() {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut state = Hasher::new(algorithm).save();
+            let count = state.len() - 8;
+            state[count..].copy_from_slice(&(MAX_WRITTEN + 1).to_be_bytes());
+            assert!(Hasher::restore(algorithm, &state).is_err());
+
+            state[count..].copy_from_slice(&MAX_WRITTEN.to_be_bytes());
+            let mut hasher = Hasher::restore(algorithm, &state).unwrap();
+            hasher.update(&[0; 300]);
+            assert_eq!(hasher.written(), MAX_WRITTEN + 300);
+        }
+    }
+
     proptest! {
         #[test]
         fn restoring_never_panics(bytes: Vec<u8>, length: u64) {
             let mut state = Hasher::new(Algorithm::Sha256).save();
             state[100..].copy_from_slice(&length.to_be_bytes());
-            let _ = Hasher::restore(Algorithm::Sha256, &state);
+            if let Ok(mut hasher) = Hasher::restore(Algorithm::Sha256, &state) {
+                hasher.update(&bytes);
+                prop_assert_eq!(hasher.written(), length + bytes.len() as u64);
+            }
             let _ = Hasher::restore(Algorithm::Sha512, &bytes);
         }
     }

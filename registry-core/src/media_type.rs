@@ -152,6 +152,8 @@ fn is_restricted_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -179,5 +181,25 @@ mod tests {
             assert!(MediaType::try_from(text).unwrap().is_nondistributable());
         }
         assert!(!MediaType::OCI_LAYER_TAR_GZIP.is_nondistributable());
+    }
+    proptest! {
+        #[test]
+        fn parameters_are_dropped(
+            kind in "[a-zA-Z0-9][a-z0-9!#$&^_.+-]{0,126}",
+            subtype in "[a-zA-Z0-9][a-z0-9!#$&^_.+-]{0,126}",
+            parameters in "( *;\\PC*)?",
+        ) {
+            let text = format!("{kind}/{subtype}");
+            let found = MediaType::from_content_type(&format!(" {text}{parameters}")).unwrap();
+            prop_assert_eq!(found.as_str(), &text);
+            prop_assert_eq!(text.parse(), Ok(found));
+        }
+
+        #[test]
+        fn what_parses_is_printed_as_written(text in "[a*/;. ]{0,6}|\\PC*") {
+            if let Ok(found) = text.parse::<MediaType>() {
+                prop_assert_eq!(found.to_string(), text);
+            }
+        }
     }
 }

@@ -159,7 +159,8 @@ impl RangeHeader {
 /// The `Content-Range` of a chunk: `<start>-<end>`, both included (distribution specification,
 /// "Pushing a blob in chunks")
 ///
-/// HTTP's own form, `bytes <start>-<end>/<total>`, is taken as well.
+/// HTTP's own form, `bytes <start>-<end>/<total>`, is taken as well, where the total is a number
+/// or `*` or left out. It counts for nothing: an upload's size is known when it is complete.
 ///
 /// # Examples
 ///
@@ -188,11 +189,14 @@ impl ChunkRange {
         };
         let text = header.trim();
         let text = match text.strip_prefix("bytes") {
-            Some(rest) => rest
-                .trim_start_matches([' ', '='])
-                .split('/')
-                .next()
-                .unwrap_or_default(),
+            Some(rest) => {
+                let rest = rest.strip_prefix([' ', '=']).ok_or_else(refused)?.trim();
+                match rest.split_once('/') {
+                    Some((range, total)) if total == "*" || number(total).is_some() => range,
+                    Some(_) => return Err(refused()),
+                    None => rest,
+                }
+            }
             None => text,
         };
         let (start, end) = text.split_once('-').ok_or_else(refused)?;
@@ -330,6 +334,8 @@ mod tests {
             ("0-9", 0, 9),
             ("5-5", 5, 5),
             ("bytes 5-9/10", 5, 9),
+            ("bytes 5-9/*", 5, 9),
+            ("bytes 5-9", 5, 9),
             ("bytes=5-9", 5, 9),
             (" 1-2 ", 1, 2),
         ] {
@@ -347,6 +353,12 @@ mod tests {
             "0--1",
             "+1-2",
             "bytes */10",
+            "bytes5-9",
+            "bytes==5-9",
+            "bytes 5-9/",
+            "bytes 5-9/x",
+            "bytes 5-9/10/11",
+            "5-9/10",
         ] {
             assert!(ChunkRange::parse(bad).is_err(), "{bad}");
         }

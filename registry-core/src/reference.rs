@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::digest::{Digest, DigestError, shortened};
 use crate::name::{NameError, RepositoryName, Tag, TagError};
 
@@ -134,6 +136,20 @@ impl TryFrom<&str> for Reference {
     }
 }
 
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 /// Why a text is no reference
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -193,6 +209,8 @@ fn is_domain(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const DIGEST: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
@@ -270,5 +288,36 @@ mod tests {
             Reference::docker_normalized(&pinned).unwrap().to_string(),
             format!("docker.io/library/alpine@{DIGEST}")
         );
+    }
+    #[test]
+    fn deserializing_validates() {
+        let reference: Reference = serde_json::from_str("\"localhost:5000/a:b\"").unwrap();
+        assert_eq!(
+            serde_json::to_string(&reference).unwrap(),
+            "\"localhost:5000/a:b\""
+        );
+        assert!(serde_json::from_str::<Reference>("\"localhost:5000/../a\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_is_printed_as_written(text in "[a-b.:/@0-9A-]{0,16}|\\PC*") {
+            if let Ok(reference) = text.parse::<Reference>() {
+                prop_assert_eq!(reference.to_string(), text);
+            }
+        }
+
+        #[test]
+        fn what_docker_reads_stays_as_it_is(
+            domain in "((localhost|[a-z]{1,3}\\.[a-z]{2}|\\[::1\\])(:[1-9][0-9]{0,3})?/)?",
+            name in "[a-z]{1,5}(/[a-z]{1,5}){0,2}",
+            tag in "(:[a-z0-9]{1,5})?",
+        ) {
+            let reference = Reference::docker_normalized(&format!("{domain}{name}{tag}")).unwrap();
+            prop_assert_eq!(
+                Reference::docker_normalized(&reference.to_string()),
+                Ok(reference)
+            );
+        }
     }
 }

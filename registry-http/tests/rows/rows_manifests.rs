@@ -285,7 +285,7 @@ async fn row_063_unusual_manifests_are_accepted() {
     let plain = image(&blob, &[&blob]);
     let (digest, bytes) = registry.push_manifest("a", "plain", &plain).await;
     let child = descriptor(MANIFEST, &digest, bytes.len());
-    let nested = index(&[child.clone()]);
+    let nested = index(std::slice::from_ref(&child));
     let (digest, bytes) = registry.push_manifest("a", "nested", &nested).await;
     let inner = descriptor(INDEX, &digest, bytes.len());
 

@@ -21,9 +21,8 @@ use tokio::net::TcpListener;
 
 pub(crate) use self::client::{Connection, Request, Response, eventually, in_time};
 pub(crate) use self::content::{
-    Blob, CONFIG, DOCKER_FOREIGN_LAYER, DOCKER_LIST, DOCKER_MANIFEST,
-    INDEX, LAYER, MANIFEST, descriptor, docker_image, docker_list, image, index, noise, pretty,
-    sha256, sha512,
+    Blob, CONFIG, DOCKER_FOREIGN_LAYER, DOCKER_LIST, DOCKER_MANIFEST, INDEX, LAYER, MANIFEST,
+    descriptor, docker_image, docker_list, image, index, noise, pretty, sha256, sha512,
 };
 pub(crate) use self::http2::Http2;
 pub(crate) use self::login::{Login, Recorded, Rules, basic};

@@ -140,6 +140,15 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// [`StorageError::Busy`] while someone else has it open.
     async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError>;
 
+    /// Opens an upload as [`Uploads::append`] does, but begins none
+    ///
+    /// So an upload that was published or deleted does not come back under its old key.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] if there is no such upload.
+    async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError>;
+
     /// Makes an upload the object `to`, replacing what is there
     ///
     /// Its bytes must have been synced: see [`Append::sync`]. Readers of `to` see the old object

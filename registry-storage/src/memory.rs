@@ -206,9 +206,13 @@ impl Objects for Memory {
     }
 }
 
-#[async_trait]
-impl Uploads for Memory {
-    async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+impl Memory {
+    /// Opens an upload, and creates it if that is wanted
+    async fn open_append(
+        &self,
+        upload: &Key,
+        create: bool,
+    ) -> Result<Box<dyn Append>, StorageError> {
         let lock = Lock::take(&self.inner, upload)?;
         let _changes = self.inner.changes.lock().await;
         let (parts, size, tag) = match self.get(upload).await {
@@ -216,7 +220,7 @@ impl Uploads for Memory {
                 let size = bytes.len() as u64;
                 (vec![bytes], size, tag)
             }
-            Err(StorageError::NotFound { .. }) => {
+            Err(StorageError::NotFound { .. }) if create => {
                 let empty = PutPayload::default();
                 let put = self.inner.objects.put(&path(upload)?, empty).await;
                 let put = put.map_err(|error| failed(upload, error))?;
@@ -231,6 +235,17 @@ impl Uploads for Memory {
             tag,
             dirty: false,
         }))
+    }
+}
+
+#[async_trait]
+impl Uploads for Memory {
+    async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        self.open_append(upload, true).await
+    }
+
+    async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        self.open_append(upload, false).await
     }
 
     async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {

@@ -52,6 +52,7 @@ pub async fn run(driver: Arc<dyn Driver>) {
     racing_writers_leave_one_whole_value(driver.clone()).await;
     writers_outlive_deleters(driver.clone()).await;
     appends_and_publishes(driver.clone()).await;
+    reopens_only_what_is_there(driver.clone()).await;
     cuts_an_upload(driver.clone()).await;
     one_writer_per_upload(driver.clone()).await;
     a_dropped_writer_loses_only_the_lock(driver.clone()).await;
@@ -461,6 +462,36 @@ pub async fn appends_and_publishes(driver: Arc<dyn Driver>) {
         assert_absent(&*driver, &upload).await;
         assert!(read(&*driver, &to).await == expected, "round {round}");
     }
+}
+
+/// An upload that was published or deleted does not come back
+pub async fn reopens_only_what_is_there(driver: Arc<dyn Driver>) {
+    let folder = empty(&*driver, "reopens").await;
+    let upload = child(&folder, "session/data");
+    let error = driver.reopen(&upload).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_absent(&*driver, &upload).await;
+
+    let mut append = driver.append(&upload).await.unwrap();
+    append.write(pattern(10, 1)).await.unwrap();
+    append.sync().await.unwrap();
+    let error = driver.reopen(&upload).await.unwrap_err();
+    assert!(matches!(error, StorageError::Busy { .. }), "{error}");
+    drop(append);
+    assert_eq!(driver.reopen(&upload).await.unwrap().size(), 10);
+
+    let to = child(&folder, "blob");
+    driver.publish(&upload, &to).await.unwrap();
+    let error = driver.reopen(&upload).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    drop(driver.append(&upload).await.unwrap());
+    driver
+        .delete_tree(&child(&folder, "session"))
+        .await
+        .unwrap();
+    let error = driver.reopen(&upload).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_absent(&*driver, &upload).await;
 }
 
 /// An upload is cut to what is known of it, and never lengthened

@@ -40,12 +40,20 @@ pub(super) struct FileAppend {
 }
 
 impl FileAppend {
-    pub(super) fn open(root: Arc<Root>, key: Key) -> Result<Self, StorageError> {
+    pub(super) fn open(root: Arc<Root>, key: Key, create: bool) -> Result<Self, StorageError> {
         let fail = |errno| failed(key.as_str(), errno);
         let mut unsynced = Unsynced::new();
         for _ in 0..ATTEMPTS {
-            let Some(folder) = root.make_parent(&key, &mut unsynced)? else {
-                continue;
+            let folder = if create {
+                match root.make_parent(&key, &mut unsynced)? {
+                    Some(folder) => folder,
+                    None => continue,
+                }
+            } else {
+                // Reading brings into sight what another machine created.
+                root.open_object(&key)?;
+                root.open_folder(key.parent().unwrap_or("."))
+                    .map_err(|errno| root.missed(key.as_str(), errno))?
             };
             let open = |flags| {
                 fs::openat(
@@ -56,6 +64,9 @@ impl FileAppend {
                 )
             };
             let opened = match open(OFlags::empty()) {
+                Err(errno @ Errno::NOENT) if !create => {
+                    return Err(root.missed(key.as_str(), errno));
+                }
                 Err(Errno::NOENT) => match open(OFlags::CREATE | OFlags::EXCL) {
                     Ok(file) => {
                         unsynced.push(key.parent().unwrap_or(".").to_owned());

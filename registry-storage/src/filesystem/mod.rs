@@ -162,6 +162,20 @@ impl FileSystem {
         })
     }
 
+    async fn open_append(
+        &self,
+        upload: &Key,
+        create: bool,
+    ) -> Result<Box<dyn Append>, StorageError> {
+        let path = upload.clone();
+        let opened = self
+            .pooled(upload.as_str(), move |root| {
+                FileAppend::open(root.clone(), path, create)
+            })
+            .await?;
+        Ok(Box::new(opened))
+    }
+
     /// Runs work that may wait for the disk
     async fn pooled<T: Send + 'static>(
         &self,
@@ -295,13 +309,11 @@ impl Objects for FileSystem {
 #[async_trait]
 impl Uploads for FileSystem {
     async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
-        let path = upload.clone();
-        let opened = self
-            .pooled(upload.as_str(), move |root| {
-                FileAppend::open(root.clone(), path)
-            })
-            .await?;
-        Ok(Box::new(opened))
+        self.open_append(upload, true).await
+    }
+
+    async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        self.open_append(upload, false).await
     }
 
     async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {

@@ -114,7 +114,14 @@ impl Store {
     ) -> Result<Upload, StorageError> {
         let id = UploadId::from_random_bytes(*uuid::Uuid::new_v4().as_bytes());
         let now = Timestamp::now();
-        // Not synced: a session that a power cut takes away is one to start again.
+        // None of it is synced: a session that a power cut takes away is one to start again. The
+        // file for the bytes is made here and nowhere else, so that its name never leads to
+        // another file once it was published or deleted.
+        drop(
+            self.uploads()
+                .append(&layout::upload_data(name, &id))
+                .await?,
+        );
         let mut started = self
             .uploads()
             .append(&layout::upload_started(name, &id))
@@ -153,7 +160,9 @@ impl Store {
             Err(StorageError::NotFound { .. }) => return Err(UploadError::Unknown { id: *id }),
             Err(error) => return Err(error.into()),
         };
-        let session = self.load_session(name, id).await?;
+        let Some(session) = self.load_session(name, id).await? else {
+            return Err(UploadError::Unknown { id: *id });
+        };
         // A date that cannot be read was written by a process that died just then.
         let started: Option<Timestamp> = std::str::from_utf8(&started)
             .ok()
@@ -174,15 +183,15 @@ impl Store {
         })
     }
 
-    /// The session as its newest saved hash has it
+    /// The session as its newest saved hash has it; `None` once its bytes became a blob
     async fn load_session(
         &self,
         name: &RepositoryName,
         id: &UploadId,
-    ) -> Result<Session, StorageError> {
+    ) -> Result<Option<Session>, StorageError> {
         let size = match self.objects().stat(&layout::upload_data(name, id)).await {
             Ok(stat) => stat.size,
-            Err(StorageError::NotFound { .. }) => 0,
+            Err(StorageError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut newest: Option<Hasher> = None;
@@ -195,10 +204,10 @@ impl Store {
                 newest = Some(hasher);
             }
         }
-        Ok(match newest {
+        Ok(Some(match newest {
             Some(hasher) => Session::resume(*id, hasher),
             None => Session::begin(*id, Algorithm::default()),
-        })
+        }))
     }
 
     async fn newest_state(
@@ -277,13 +286,14 @@ impl Upload {
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Display,
     {
-        let mut file = self.lock().await?;
+        let mut file = self.lock(true).await?;
         let result = self.receive(&mut *file, header, body).await;
         match &result {
             Ok(())
             | Err(AppendError::Body(_) | AppendError::Chunk(ChunkError::TooShort { .. })) => {
                 file.sync().await?;
                 self.save_state().await?;
+                self.still_there().await?;
             }
             Err(_) => {}
         }
@@ -299,7 +309,7 @@ impl Upload {
     /// [`CompleteUploadError::Digest`] when the bytes have another digest. The session goes on
     /// then: a client that only erred in the digest can complete it again.
     pub async fn complete(mut self, digest: Digest) -> Result<(), CompleteUploadError> {
-        let mut file = self.lock().await?;
+        let mut file = self.lock(false).await?;
         self.commit(&mut *file, digest).await
     }
 
@@ -320,7 +330,7 @@ impl Upload {
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Display,
     {
-        let mut file = self.lock().await?;
+        let mut file = self.lock(true).await?;
         match self.receive(&mut *file, header, body).await {
             Ok(()) => {}
             Err(error) => {
@@ -330,6 +340,7 @@ impl Upload {
                 ) {
                     file.sync().await?;
                     self.save_state().await?;
+                    self.still_there().await?;
                 }
                 return Err(error.into());
             }
@@ -350,43 +361,53 @@ impl Upload {
     }
 
     /// Takes the session for this request alone, and looks that it is still as it was read
-    async fn lock(&mut self) -> Result<Box<dyn Append>, AppendError> {
+    ///
+    /// A body is meant for the offset that the session had when the request came. To close it
+    /// without one, what it has now is what counts.
+    async fn lock(&mut self, for_body: bool) -> Result<Box<dyn Append>, AppendError> {
         let id = self.id();
-        let mut file = self
-            .store
-            .uploads()
-            .append(&layout::upload_data(&self.name, &id))
-            .await?;
-        // Another request may have gone on with the session, or ended it, between the reading
-        // of its state and the lock.
-        match self
-            .store
-            .objects()
-            .stat(&layout::upload_started(&self.name, &id))
-            .await
-        {
-            Ok(_) => {}
-            Err(StorageError::NotFound { .. }) => {
-                self.store
-                    .objects()
-                    .delete_tree(&layout::upload(&self.name, &id))
-                    .await?;
-                return Err(AppendError::Unknown { id });
-            }
+        let data = layout::upload_data(&self.name, &id);
+        let mut file = match self.store.uploads().reopen(&data).await {
+            Ok(file) => file,
+            Err(StorageError::NotFound { .. }) => return Err(AppendError::Unknown { id }),
             Err(error) => return Err(error.into()),
-        }
+        };
+        // Another request may have gone on with the session between the reading of its state
+        // and the lock, or be cancelling it.
         let current = self.store.load_session(&self.name, &id).await?;
-        if current.offset() != self.session.offset() {
-            let got = self.session.offset();
+        self.still_there().await?;
+        let current = current.ok_or(AppendError::Unknown { id })?;
+        if current.offset() > self.offset() {
+            let got = self.offset();
             self.session = current;
-            return Err(ChunkError::OutOfOrder {
-                expected: self.session.offset(),
-                got,
+            if for_body {
+                return Err(ChunkError::OutOfOrder {
+                    expected: self.offset(),
+                    got,
+                }
+                .into());
             }
-            .into());
         }
         file.truncate(self.session.offset()).await?;
         Ok(file)
+    }
+
+    /// Looks that nobody has ended the session
+    ///
+    /// If somebody has, what this request wrote into its folder since is removed.
+    async fn still_there(&self) -> Result<(), AppendError> {
+        let id = self.id();
+        let objects = self.store.objects();
+        match objects.stat(&layout::upload_started(&self.name, &id)).await {
+            Ok(_) => Ok(()),
+            Err(StorageError::NotFound { .. }) => {
+                objects
+                    .delete_tree(&layout::upload(&self.name, &id))
+                    .await?;
+                Err(AppendError::Unknown { id })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn receive<S, E>(
@@ -475,21 +496,27 @@ impl Upload {
         if let Err((session, error)) = completed {
             self.session = session;
             self.save_state().await?;
+            self.still_there().await?;
             return Err(error.into());
         }
 
         file.sync().await?;
         let store = &self.store;
-        let data = layout::upload_data(&self.name, &id);
-        match store.uploads().publish(&data, &layout::blob(&digest)).await {
-            Ok(()) => {}
-            // Another request completed or cancelled the session meanwhile.
-            Err(StorageError::NotFound { .. }) => return Err(AppendError::Unknown { id }.into()),
-            Err(error) => return Err(error.into()),
-        }
+        // The link first: until there is a blob it says nothing, and once there is one the
+        // session has ended. Whenever this breaks off, there is the one or the other.
         store
             .write_link(&layout::layer_link(&self.name, &digest), &digest)
             .await?;
+        let data = layout::upload_data(&self.name, &id);
+        match store.uploads().publish(&data, &layout::blob(&digest)).await {
+            Ok(()) => {}
+            // The session was cancelled meanwhile.
+            Err(StorageError::NotFound { .. }) => {
+                self.still_there().await?;
+                return Err(AppendError::Unknown { id }.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
         store.remember_source(&digest, &self.name);
         // The session goes while its lock is still held: a request that waits for the lock
         // then finds no session, and never writes into what is a blob by now.

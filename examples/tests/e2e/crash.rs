@@ -171,6 +171,9 @@ fn acknowledged_chunks_survive_and_are_not_read_again() {
         "{read} bytes read to add 1 MiB to 48"
     );
     served(&server.address, "crash/chunks", &content);
+    // The counter does see the bytes of a blob when they are read.
+    let after = bytes_read(&server);
+    assert!(after >= 49 * MIB as u64, "only {after} bytes counted");
 }
 
 #[test]

@@ -19,4 +19,5 @@ mod rows_manifests;
 mod rows_pull;
 mod rows_push;
 mod rows_scope;
+mod rows_uploads;
 mod support;

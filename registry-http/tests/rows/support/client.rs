@@ -206,11 +206,6 @@ impl Connection {
             .expect("the connection ended before the response did")
     }
 
-    /// Reads one response, or `None` if the connection ends without a byte of it
-    pub(crate) async fn receive_if_any(&mut self, method: &str) -> Option<Response> {
-        in_time(self.read_response(method)).await
-    }
-
     /// Asserts how the answer begins, and reads no more of it
     pub(crate) async fn begins(&mut self, text: &str) {
         let begin = in_time(self.read_exactly(text.len())).await;

@@ -39,9 +39,11 @@ fuzz_target!(|text: &str| {
 
 /// Whether the name stays below the folder that it is put in
 fn harmless(name: &RepositoryName) -> bool {
+    let word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     name.components().all(|component| {
-        !component.is_empty()
-            && !component.starts_with(['.', '_'])
+        component.as_bytes().first().is_some_and(word)
+            && component.as_bytes().last().is_some_and(word)
+            && !component.contains("..")
             && component.bytes().all(|byte| byte.is_ascii_graphic())
     })
 }

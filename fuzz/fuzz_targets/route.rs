@@ -24,6 +24,8 @@ fuzz_target!(|input: &str| {
     assert!(path.starts_with("/v2"));
     if let Some(name) = operation.repository() {
         check_name(name);
+        // `/v2`, the name and two more at the least; an encoded slash separates nothing.
+        assert!(path.matches('/').count() >= name.components().count() + 3);
     }
     for access in operation.access() {
         assert!(access.to_string().contains(':'));
@@ -78,10 +80,12 @@ fn manifest(name: &RepositoryName, reference: &TagOrDigest) -> String {
 
 fn check_name(name: &RepositoryName) {
     assert_eq!(RepositoryName::try_from(name.as_str()).as_ref(), Ok(name));
-    assert!(
-        name.components()
-            .all(|part| !matches!(part, "" | "." | ".."))
-    );
+    let word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    for component in name.components() {
+        assert!(component.as_bytes().first().is_some_and(word));
+        assert!(component.as_bytes().last().is_some_and(word));
+        assert!(!component.contains(".."));
+    }
 }
 
 fn check_tag(tag: &Tag) {

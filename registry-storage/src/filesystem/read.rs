@@ -264,8 +264,11 @@ impl Object {
                     return Ok(Some((bytes, offset + length)));
                 }
                 let path = key.clone();
+                // Made here and not in the pool, each of whose many threads would have the
+                // allocator keep room for it.
+                let buffer = Vec::with_capacity(length as usize);
                 let bytes = pooled(key.as_str(), move || {
-                    object.read(&path, offset, length as usize)
+                    object.read_into(buffer, &path, offset, length as usize)
                 })
                 .await?;
                 Ok(Some((bytes, offset + length)))
@@ -309,7 +312,16 @@ impl Object {
         offset: u64,
         length: usize,
     ) -> Result<Bytes, StorageError> {
-        let mut buffer = Vec::with_capacity(length);
+        self.read_into(Vec::with_capacity(length), key, offset, length)
+    }
+
+    fn read_into(
+        &self,
+        mut buffer: Vec<u8>,
+        key: &Key,
+        offset: u64,
+        length: usize,
+    ) -> Result<Bytes, StorageError> {
         while buffer.len() < length {
             let at = offset + buffer.len() as u64;
             match io::pread(&self.file, spare_capacity(&mut buffer), at) {

@@ -16,6 +16,7 @@
 //! # Ok::<(), registry_core::RouteError>(())
 //! ```
 
+pub mod acumos;
 pub mod authenticator;
 pub mod policy;
 pub mod principal;

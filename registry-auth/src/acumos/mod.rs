@@ -1,0 +1,59 @@
+//! The rules of the Acumos platform: who may pull and push the image of a model
+//!
+//! - **Pull**: what one owns; what is open source in a catalogue that one sees; what one, or
+//!   everyone, has a right to use.
+//! - **Push**: to the image of a solution that one owns, `<model name>_<solution id>`, and only
+//!   with the tag of one of its revisions.
+//! - **Delete** and the catalogue of all repositories: administrators.
+//!
+//! [`Rules::decide`] does no I/O. It works on [`Facts`] and, where one is missing, gives the
+//! [`Query`] for it. So it asks only for what it needs, and what counts as a use of a licence
+//! last, when nothing else can decide any more.
+//!
+//! # Examples
+//!
+//! ```
+//! use registry_auth::acumos::{Account, Answer, Facts, Query, Request, Rules, Solution, UserId};
+//! use registry_core::Action;
+//!
+//! let name = "iris_9d294c20-7b1f-4ab7-b8b3-03bc7f069ac1".parse()?;
+//! let request = Request { user: Some("ada"), action: Action::Push, repository: Some(&name), reference: None };
+//! let mut facts = Facts::default();
+//! let decision = loop {
+//!     match Rules::default().decide(&request, &facts) {
+//!         Ok(decision) => break decision,
+//!         // A directory answers here.
+//!         Err(query) => {
+//!             let answer = match &query {
+//!                 Query::Account(login) => Answer::Account(Some(Account {
+//!                     user: UserId::new("u1"),
+//!                     login: login.clone(),
+//!                     active: true,
+//!                     roles: Vec::new(),
+//!                 })),
+//!                 Query::Solution(id) => Answer::Solution(Some(Solution {
+//!                     id: id.clone(),
+//!                     name: "Iris".to_owned(),
+//!                     owner: UserId::new("u1"),
+//!                     active: true,
+//!                 })),
+//!                 other => unreachable!("an owner's push to the right name needs no {other}"),
+//!             };
+//!             facts.tell(query, answer)?;
+//!         }
+//!     }
+//! };
+//! assert!(decision.is_allow());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod facts;
+mod names;
+mod rules;
+
+pub use facts::{
+    Account, Answer, Catalog, Facts, License, MismatchedAnswer, Query, Revision, RevisionId, Right,
+    Solution, UserId, Visibility,
+};
+pub use names::{ImageName, SolutionId, SolutionIdError};
+pub use rules::{Request, Rules};

@@ -39,7 +39,10 @@ pub(crate) fn apply(
     for (name, text) in variables {
         let origin = Origin::Variable(name.clone());
         let value = match Node::parse(&text) {
-            Ok(Some(node)) => node.moved_to(&origin),
+            Ok(Some(mut node)) => {
+                node.move_to(&origin);
+                node
+            }
             Ok(None) => Node {
                 value: Value::Null,
                 origin: origin.clone(),
@@ -53,8 +56,10 @@ pub(crate) fn apply(
         };
         let parts: Vec<&str> = name[PREFIX.len()..].split('_').collect();
         let mut path = Vec::new();
-        let set = parts != ["VERSION"] && set(root, Schema::root(), &parts, value, &mut path);
-        if set {
+        // What leads nowhere must leave nothing behind.
+        let mut changed = root.clone();
+        if parts != ["VERSION"] && set(&mut changed, Schema::root(), &parts, value, &mut path) {
+            *root = changed;
             let path = path.join(".");
             applied.retain(|(earlier, _)| {
                 *earlier != path && !earlier.starts_with(&format!("{path}."))
@@ -103,16 +108,10 @@ fn set(
         return false;
     };
     path.push(name.to_owned());
-    // What leads nowhere must leave nothing behind.
-    let mut changed = node.clone();
-    let Some(entry) = entry(&mut changed, name, &value.origin) else {
-        return false;
-    };
-    let done = set(entry, child, rest, value, path);
-    if done {
-        *node = changed;
+    match entry(node, name, &value.origin) {
+        Some(entry) => set(entry, child, rest, value, path),
+        None => false,
     }
-    done
 }
 
 /// Sets an entry whose name is free: of fields, of headers

@@ -3,8 +3,8 @@
 //! [`Config::load`] reads `version: 0.1` as distribution does. Every key that distribution
 //! documents is known to one table: it is honoured, or a [`Warning`] says by name what happens
 //! instead, or it is an error because going on without it would be unsafe. A key that nobody knows
-//! is an error that names the nearest one. [`check`] prints what would be in force.
-//!
+//! is an error that names the nearest one. [`check`] prints what would be in force, and [`markdown`]
+//! the table, which is kept as `examples/configs/README.md`.
 
 use std::fmt;
 use std::io::Read;
@@ -15,12 +15,14 @@ mod duration;
 mod environment;
 mod keys;
 mod read;
+mod render;
 mod schema;
 mod secret;
 mod sections;
 mod tree;
 mod value;
 
+pub use self::render::{check, markdown};
 pub use self::secret::{Headers, Secret, Url};
 pub use self::sections::{
     Acme, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
@@ -227,6 +229,14 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
         return Err(ConfigError::TooLarge(path.to_owned()));
     }
     Ok(text)
+}
+
+/// The name of this machine, under which it keeps what is its own in a shared folder
+pub fn hostname() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Reads `host:port` or `:port`; the latter is every address of the machine

@@ -78,7 +78,8 @@ impl Node {
             with_snippet: false,
             non_finite_float_policy: serde_saphyr::options::NonFiniteFloatPolicy::PassThrough,
             budget: serde_saphyr::budget! {
-                max_depth: 64,
+                // The deepest key is at 7; a frame of the reader is large where it is not optimized.
+                max_depth: 24,
                 max_nodes: 50_000,
                 max_events: 150_000,
             },
@@ -136,23 +137,22 @@ impl Node {
     }
 
     /// Puts another place to everything in it
-    pub(crate) fn moved_to(mut self, origin: &Origin) -> Self {
+    pub(crate) fn move_to(&mut self, origin: &Origin) {
         self.origin = origin.clone();
         match &mut self.value {
             Value::Null | Value::Scalar(_) => {}
             Value::List(items) => {
                 for item in items {
-                    *item = item.clone().moved_to(origin);
+                    item.move_to(origin);
                 }
             }
             Value::Map(entries) => {
                 for entry in entries {
                     entry.origin = origin.clone();
-                    entry.node = entry.node.clone().moved_to(origin);
+                    entry.node.move_to(origin);
                 }
             }
         }
-        self
     }
 
     /// The value of a key of a mapping; nothing where it is absent or null
@@ -359,8 +359,13 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{}]\n", many.trim_end_matches(", ")));
         }
         assert!(Node::parse(&bomb).is_err());
+        let mut chain = "a0: &a0 [x]\n".to_owned();
+        for i in 1..2000 {
+            chain.push_str(&format!("a{i}: &a{i} [*a{}]\n", i - 1));
+        }
+        assert!(Node::parse(&chain).is_err());
         assert!(Node::parse(&"[".repeat(100_000)).is_err());
-        assert!(Node::parse(&format!("a: {}1{}", "[".repeat(70), "]".repeat(70))).is_err());
+        assert!(Node::parse(&format!("a: {}1{}", "[".repeat(30), "]".repeat(30))).is_err());
     }
 
     #[test]

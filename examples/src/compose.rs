@@ -8,28 +8,28 @@ use registry_core::manifest::Limits;
 use registry_http::{Observer, RegistryService};
 use registry_storage::{FileSystem, Memory, OpenError, Store};
 
-use crate::config::{Config, Storage};
+use crate::config::{Config, Driver};
 
 /// Opens the storage that the configuration names
 ///
 /// # Errors
 ///
 /// [`OpenError`] when the folder cannot be made or written.
-pub fn open_store(storage: &Storage) -> Result<Store, OpenError> {
-    Ok(match storage {
-        Storage::Folder(root) => Store::new(Arc::new(FileSystem::open(root)?)),
-        Storage::Memory => Store::new(Arc::new(Memory::new())),
+pub fn open_store(driver: &Driver) -> Result<Store, OpenError> {
+    Ok(match driver {
+        Driver::Folder(root) => Store::new(Arc::new(FileSystem::open(root)?)),
+        Driver::Memory => Store::new(Arc::new(Memory::new())),
     })
 }
 
 /// Where the content is, for people
-pub fn describe_storage(storage: &Storage) -> String {
-    match storage {
-        Storage::Folder(root) => std::path::absolute(root)
+pub fn describe_storage(driver: &Driver) -> String {
+    match driver {
+        Driver::Folder(root) => std::path::absolute(root)
             .unwrap_or_else(|_| PathBuf::from(root))
             .display()
             .to_string(),
-        Storage::Memory => "memory (gone when this process ends)".to_owned(),
+        Driver::Memory => "memory (gone when this process ends)".to_owned(),
     }
 }
 
@@ -43,10 +43,10 @@ pub fn service(
     let authenticator: Arc<dyn Authenticator> = Arc::new(Anyone);
     RegistryService::builder(store, authenticator, policy)
         .manifest_limits(Limits {
-            max_bytes: config.manifest_limit,
+            max_bytes: config.registry.manifest_limit,
             ..Limits::default()
         })
-        .allow_delete(config.allow_delete)
+        .allow_delete(config.storage.delete)
         .observer(observer)
         .build()
 }

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use registry_auth::AllowAll;
 use registry_examples::access_log::AccessLog;
 use registry_examples::compose;
-use registry_examples::config::{Config, Storage, listen_addresses};
+use registry_examples::config::{Config, Driver, listen_addresses};
 use registry_http::server::{ServeOptions, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -82,17 +82,18 @@ fn run(arguments: ServeArguments) -> Result<(), String> {
         listen,
         root,
     } = arguments;
-    let mut config = match config {
-        Some(path) => Config::from_file(&path).map_err(|error| error.to_string())?,
-        None => Config::default(),
-    };
+    let (mut config, warnings) =
+        Config::load(config.as_deref(), std::env::vars()).map_err(|error| error.to_string())?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     if let Some(listen) = listen {
-        config.listen = listen;
+        config.http.listen = listen;
     }
     if let Some(root) = root {
-        config.storage = Storage::Folder(root);
+        config.storage.driver = Driver::Folder(root);
     }
-    let addresses = listen_addresses(&config.listen).map_err(|error| error.to_string())?;
+    let addresses = listen_addresses(&config.http.listen).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -103,13 +104,13 @@ fn run(arguments: ServeArguments) -> Result<(), String> {
             format!(
                 "cannot listen on `{}`: {error}; is another registry running? choose an address \
                  with `--listen`",
-                config.listen
+                config.http.listen
             )
         })?;
         let address = listener
             .local_addr()
             .map_err(|error| format!("cannot read the address that was bound: {error}"))?;
-        let store = compose::open_store(&config.storage).map_err(|error| error.to_string())?;
+        let store = compose::open_store(&config.storage.driver).map_err(|error| error.to_string())?;
         let (log, writer) = AccessLog::new(std::io::stdout());
         let service = compose::service(&config, store, Arc::new(AllowAll), Arc::new(log));
         let shutdown = stop_signal()?;
@@ -122,7 +123,7 @@ fn run(arguments: ServeArguments) -> Result<(), String> {
              open to everyone who reaches this address\n\
              try: docker pull alpine && docker tag alpine {host}/alpine && docker push {host}/alpine",
             version = env!("CARGO_PKG_VERSION"),
-            storage = compose::describe_storage(&config.storage),
+            storage = compose::describe_storage(&config.storage.driver),
             host = reachable(address),
         );
         let stopped = serve(listener, service, ServeOptions::default(), shutdown).await;

@@ -1,0 +1,438 @@
+//! The table of keys: everything that distribution documents, and what becomes of it here
+//!
+//! One place decides which keys are known, what type they have and whether they do anything. The
+//! reader of files, the environment, the warnings and the table for people all follow it.
+
+/// One key, or several that share a type and a fate
+pub(crate) struct Key {
+    /// The path from the top, with `[]` for the items of a list and `{a,b}` for several keys
+    pub(crate) path: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) fate: Fate,
+}
+
+/// What may be written
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `true` or `false`
+    Flag,
+    /// A whole number
+    Number,
+    /// `5m`, `1h30m`; a number alone counts nanoseconds
+    Duration,
+    /// Text; a number or boolean is taken as it is written
+    Text,
+    /// One of these, in any case
+    Choice(&'static [&'static str]),
+    /// A list of texts
+    Texts,
+    /// Names that are chosen freely, each with a text
+    Names,
+    /// Names of header fields, each with a text or a list of them
+    Headers,
+    /// Whatever there is, not looked into
+    Anything,
+    /// Nothing: the key alone says it
+    Alone,
+}
+
+/// What becomes of a key
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It does what it says
+    Honoured,
+    /// It does what it says, with a difference that is told here
+    Differently(&'static str),
+    /// Only this value can be had; another is warned about with what happens instead
+    Only(&'static str, &'static str),
+    /// It does nothing, and a warning says what happens instead
+    Ignored(&'static str),
+    /// Going on without it would be unsafe or pointless; the error says why
+    Refused(&'static str),
+}
+
+impl Kind {
+    /// What is expected, for messages and for the table
+    pub(crate) fn expected(self) -> String {
+        match self {
+            Self::Flag => "`true` or `false`".to_owned(),
+            Self::Number => "a whole number".to_owned(),
+            Self::Duration => "a duration such as `90s` or `1h30m`".to_owned(),
+            Self::Text => "text".to_owned(),
+            Self::Choice(names) => {
+                let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                format!("one of {}", quoted.join(", "))
+            }
+            Self::Texts => "a list such as `[one, two]`".to_owned(),
+            Self::Names => "names, each with a text".to_owned(),
+            Self::Headers => "header names, each with a list of texts".to_owned(),
+            Self::Anything => "anything".to_owned(),
+            Self::Alone => "nothing".to_owned(),
+        }
+    }
+}
+
+/// The paths that the notation of [`Key::path`] stands for
+pub(crate) fn expand(path: &str) -> Vec<String> {
+    let Some((before, rest)) = path.split_once('{') else {
+        return vec![path.to_owned()];
+    };
+    // Every `{` of the table is closed; a test expands all of it.
+    let (names, after) = rest.split_once('}').unwrap_or((rest, ""));
+    names
+        .split(',')
+        .flat_map(|name| expand(&format!("{before}{name}{after}")))
+        .collect()
+}
+
+const fn key(path: &'static str, kind: Kind, fate: Fate) -> Key {
+    Key { path, kind, fate }
+}
+
+use Fate::{Differently, Honoured, Ignored, Only, Refused};
+use Kind::{Alone, Anything, Choice, Duration, Flag, Headers, Names, Number, Text, Texts};
+
+const LEVELS: Kind = Choice(&["error", "warn", "info", "debug"]);
+
+const NO_CACHE: &str =
+    "nothing needs such a cache: small files are served from the kernel's and from memory";
+const NO_REDIS: &str = "nothing here needs Redis";
+const NO_REPORTS: &str = "nothing is reported to a third party; errors are in the log";
+const NO_PROXY: &str =
+    "nothing is pulled through from another registry; only what is stored here is served";
+const NO_MIDDLEWARE: &str = "middleware of distribution is Go code that this build does not have; requests go on without it";
+const NO_MAIL: &str = "no mail is sent; watch the log or the metrics";
+const NO_DRIVER: &str = "this build keeps content in a folder (`filesystem`) or in memory \
+    (`inmemory`), not in an object store";
+const NO_PLATFORMS: &str =
+    "an index is taken when all that it references is here, whatever the platform";
+const NO_SCHEMA1: &str = "manifests of schema 1 are always refused";
+
+/// Every key that is known
+pub(crate) const KEYS: &[Key] = &[
+    key("version", Choice(&["0.1"]), Honoured),
+    key("log.level", LEVELS, Honoured),
+    key(
+        "loglevel",
+        LEVELS,
+        Differently("the old name of `log.level`, which wins"),
+    ),
+    key(
+        "log.formatter",
+        Choice(&["text", "json", "logstash"]),
+        Honoured,
+    ),
+    key("log.fields", Names, Honoured),
+    key("log.accesslog.disabled", Flag, Honoured),
+    key(
+        "log.reportcaller",
+        Flag,
+        Only(
+            "false",
+            "records name the module that wrote them, not the line",
+        ),
+    ),
+    key("log.hooks[].{type,options.from}", Text, Ignored(NO_MAIL)),
+    key("log.hooks[].disabled", Flag, Ignored(NO_MAIL)),
+    key("log.hooks[].{levels,options.to}", Texts, Ignored(NO_MAIL)),
+    key(
+        "log.hooks[].options.smtp.{addr,username,password}",
+        Text,
+        Ignored(NO_MAIL),
+    ),
+    key("log.hooks[].options.smtp.insecure", Flag, Ignored(NO_MAIL)),
+    key(
+        "storage.filesystem.rootdirectory",
+        Text,
+        Differently("`/var/lib/registry` without it"),
+    ),
+    key(
+        "storage.filesystem.maxthreads",
+        Number,
+        Ignored("how many files are read at once is bounded by the threads of the runtime"),
+    ),
+    key("storage.inmemory", Alone, Honoured),
+    key("storage.delete.enabled", Flag, Honoured),
+    key(
+        "storage.redirect.disable",
+        Flag,
+        Only(
+            "true",
+            "content is always served from here, never by redirect",
+        ),
+    ),
+    key(
+        "storage.cache.{blobdescriptor,layerinfo}",
+        Text,
+        Ignored(NO_CACHE),
+    ),
+    key(
+        "storage.cache.blobdescriptorsize",
+        Number,
+        Ignored(NO_CACHE),
+    ),
+    key(
+        "storage.tag.concurrencylimit",
+        Number,
+        Ignored("tags are looked up one after the other, which is fast enough in a folder"),
+    ),
+    key(
+        "storage.maintenance.uploadpurging.{enabled,dryrun}",
+        Flag,
+        Honoured,
+    ),
+    key(
+        "storage.maintenance.uploadpurging.{age,interval}",
+        Duration,
+        Honoured,
+    ),
+    key("storage.maintenance.readonly.enabled", Flag, Honoured),
+    key(
+        "storage.s3.{accesskey,secretkey,sessiontoken,region,regionendpoint,forcepathstyle,accelerate,\
+         bucket,encrypt,keyid,secure,skipverify,v4auth,chunksize,multipartcopychunksize,\
+         multipartcopymaxconcurrency,multipartcopythresholdsize,multipartcombinesmallpart,rootdirectory,\
+         storageclass,useragent,objectacl,objectownership,usedualstack,usefipsendpoint,loglevel}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key(
+        "storage.s3goamz.{accesskey,secretkey,region,regionendpoint,bucket,encrypt,keyid,secure,v4auth,\
+         chunksize,rootdirectory,storageclass}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key(
+        "storage.azure.{accountname,accountkey,container,realm,rootdirectory,serviceurl,max_retries,\
+         retry_delay,credentials.type,credentials.clientid,credentials.tenantid,credentials.secret}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key(
+        "storage.gcs.{bucket,keyfile,rootdirectory,chunksize,maxconcurrency,credentials.type,\
+         credentials.project_id,credentials.private_key_id,credentials.private_key,\
+         credentials.client_email,credentials.client_id,credentials.auth_uri,credentials.token_uri,\
+         credentials.auth_provider_x509_cert_url,credentials.client_x509_cert_url}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key(
+        "storage.swift.{username,password,authurl,tenant,tenantid,domain,domainid,trustid,\
+         insecureskipverify,region,container,rootdirectory,chunksize,prefix,secretkey,accesskey,\
+         endpointtype,authversion,tempurlcontainerkey,tempurlmethods}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key(
+        "storage.oss.{accesskeyid,accesskeysecret,region,endpoint,internal,bucket,encrypt,\
+         encryptionkeyid,secure,chunksize,rootdirectory}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key(
+        "storage.rados.{poolname,username,chunksize}",
+        Anything,
+        Refused(NO_DRIVER),
+    ),
+    key("auth.none", Alone, Honoured),
+    key("auth.silly.{realm,service}", Text, Honoured),
+    key("auth.htpasswd.{realm,path}", Text, Honoured),
+    key(
+        "auth.token.{realm,service,issuer,rootcertbundle,jwks,autoredirectpath}",
+        Text,
+        Honoured,
+    ),
+    key("auth.token.signingalgorithms", Texts, Honoured),
+    key("auth.token.autoredirect", Flag, Honoured),
+    key(
+        "middleware.{registry,repository,storage}[].name",
+        Text,
+        Ignored(NO_MIDDLEWARE),
+    ),
+    key(
+        "middleware.{registry,repository,storage}[].disabled",
+        Flag,
+        Ignored(NO_MIDDLEWARE),
+    ),
+    key(
+        "middleware.{registry,repository,storage}[].options",
+        Anything,
+        Ignored(NO_MIDDLEWARE),
+    ),
+    key(
+        "reporting.bugsnag.{apikey,releasestage,endpoint}",
+        Text,
+        Ignored(NO_REPORTS),
+    ),
+    key(
+        "reporting.newrelic.{licensekey,name}",
+        Text,
+        Ignored(NO_REPORTS),
+    ),
+    key("reporting.newrelic.verbose", Flag, Ignored(NO_REPORTS)),
+    key(
+        "http.addr",
+        Text,
+        Differently("`127.0.0.1:5000` without it"),
+    ),
+    key("http.net", Choice(&["tcp", "unix"]), Honoured),
+    key("http.{host,prefix,secret}", Text, Honoured),
+    key("http.relativeurls", Flag, Honoured),
+    key(
+        "http.draintimeout",
+        Duration,
+        Differently("30 s without it or with 0, where distribution cuts transfers"),
+    ),
+    key("http.tls.{certificate,key}", Text, Honoured),
+    key("http.tls.clientcas", Texts, Honoured),
+    key(
+        "http.tls.clientauth",
+        Choice(&[
+            "request-client-cert",
+            "require-any-client-cert",
+            "verify-client-cert-if-given",
+            "require-and-verify-client-cert",
+        ]),
+        Differently(
+            "a certificate that nobody verifies is worth nothing: `request-client-cert` asks for none, with a \
+             warning, and `require-any-client-cert` is an error",
+        ),
+    ),
+    key(
+        "http.tls.minimumtls",
+        Choice(&["tls1.0", "tls1.1", "tls1.2", "tls1.3"]),
+        Differently("1.2 is the lowest there is; a lower one is a warning"),
+    ),
+    key(
+        "http.tls.ciphersuites",
+        Texts,
+        Differently("for TLS 1.2; those without forward secrecy are left out, with a warning"),
+    ),
+    key(
+        "http.tls.letsencrypt.{cachefile,email,directoryurl}",
+        Text,
+        Honoured,
+    ),
+    key("http.tls.letsencrypt.hosts", Texts, Honoured),
+    key("http.headers", Headers, Honoured),
+    key("http.debug.addr", Text, Honoured),
+    key("http.debug.prometheus.enabled", Flag, Honoured),
+    key("http.debug.prometheus.path", Text, Honoured),
+    key("http.http2.disabled", Flag, Honoured),
+    key("http.h2c.enabled", Flag, Honoured),
+    key("notifications.events.includereferences", Flag, Honoured),
+    key(
+        "notifications.endpoints[].name",
+        Text,
+        Differently("the host of the URL without it; no two may be the same"),
+    ),
+    key("notifications.endpoints[].disabled", Flag, Honoured),
+    key("notifications.endpoints[].url", Text, Honoured),
+    key("notifications.endpoints[].headers", Headers, Honoured),
+    key(
+        "notifications.endpoints[].{timeout,backoff}",
+        Duration,
+        Honoured,
+    ),
+    key("notifications.endpoints[].threshold", Number, Honoured),
+    key(
+        "notifications.endpoints[].{ignoredmediatypes,ignore.mediatypes,ignore.actions}",
+        Texts,
+        Honoured,
+    ),
+    key(
+        "redis.{addr,clientname,username,password,sentinelusername,sentinelpassword,mastername,identitysuffix}",
+        Text,
+        Ignored(NO_REDIS),
+    ),
+    key("redis.{addrs,tls.rootcas}", Texts, Ignored(NO_REDIS)),
+    key("redis.{tls.certificate,tls.key}", Text, Ignored(NO_REDIS)),
+    key(
+        "redis.{db,protocol,maxretries,poolsize,minidleconns,maxidleconns,maxactiveconns,maxredirects,\
+         pool.maxidle,pool.maxactive}",
+        Number,
+        Ignored(NO_REDIS),
+    ),
+    key(
+        "redis.{dialtimeout,readtimeout,writetimeout,minretrybackoff,maxretrybackoff,pooltimeout,\
+         connmaxidletime,connmaxlifetime,pool.idletimeout}",
+        Duration,
+        Ignored(NO_REDIS),
+    ),
+    key(
+        "redis.{tls.enabled,contexttimeoutenabled,poolfifo,readonly,routebylatency,routerandomly,\
+         disableidentity,unstableresp3}",
+        Flag,
+        Ignored(NO_REDIS),
+    ),
+    key("health.storagedriver.enabled", Flag, Honoured),
+    key("health.storagedriver.interval", Duration, Honoured),
+    key("health.storagedriver.threshold", Number, Honoured),
+    key("health.file[].file", Text, Honoured),
+    key("health.http[].uri", Text, Honoured),
+    key("health.http[].headers", Headers, Honoured),
+    key("health.http[].statuscode", Number, Honoured),
+    key("health.tcp[].addr", Text, Honoured),
+    key("health.{file,http,tcp}[].interval", Duration, Honoured),
+    key("health.{file,http,tcp}[].threshold", Number, Honoured),
+    key(
+        "health.{http,tcp}[].timeout",
+        Duration,
+        Differently("the interval without it"),
+    ),
+    key("catalog.maxentries", Number, Honoured),
+    key(
+        "tags.maxtags",
+        Number,
+        Ignored("a list of tags is as long as the client asks with `n`, or whole"),
+    ),
+    key(
+        "proxy.{remoteurl,username,password,exec.command}",
+        Text,
+        Ignored(NO_PROXY),
+    ),
+    key(
+        "proxy.{ttl,cachewritetimeout,exec.lifetime}",
+        Duration,
+        Ignored(NO_PROXY),
+    ),
+    key(
+        "compatibility.schema1.signingkeyfile",
+        Text,
+        Ignored(NO_SCHEMA1),
+    ),
+    key(
+        "compatibility.schema1.enabled",
+        Flag,
+        Only("false", NO_SCHEMA1),
+    ),
+    key(
+        "validation.enabled",
+        Flag,
+        Differently("the old way to undo `disabled`"),
+    ),
+    key("validation.disabled", Flag, Honoured),
+    key("validation.manifests.urls.{allow,deny}", Texts, Honoured),
+    key(
+        "validation.manifests.indexes.platforms",
+        Choice(&["all", "none", "list"]),
+        Only("all", NO_PLATFORMS),
+    ),
+    key(
+        "validation.manifests.indexes.platformlist[].{architecture,os}",
+        Text,
+        Ignored(NO_PLATFORMS),
+    ),
+    key(
+        "policy.repository.classes",
+        Texts,
+        Refused(
+            "which classes a repository may hold is not enforced here, so what it keeps out would come in; \
+         take the key away if that is meant",
+        ),
+    ),
+    key("registry.manifestlimit", Number, Honoured),
+    key("registry.trustedproxies", Texts, Honoured),
+    key("registry.notifications.outbox.directory", Text, Honoured),
+    key("registry.notifications.outbox.maxbytes", Number, Honoured),
+    key("registry.reload.interval", Duration, Honoured),
+];

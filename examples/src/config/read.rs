@@ -1,0 +1,759 @@
+//! From what was written to the configuration that is in force
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use regex::Regex;
+
+use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::tree::{Node, Value};
+use super::value::{self, Problem};
+use super::{
+    Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
+    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Origin, Pace, Secret,
+    StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Url, Warning,
+};
+
+/// Reads a tree whose keys are known, over what holds without it
+pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<Warning>), Problem> {
+    let mut warnings = Vec::new();
+    let root = Section::new(root, "");
+    log(&root, &mut config.log)?;
+    storage(&root.section("storage"), &mut config.storage)?;
+    config.auth = auth(&root.section("auth"))?;
+    http(&root.section("http"), &mut config.http, &mut warnings)?;
+    config.notifications = notifications(&root.section("notifications"))?;
+    config.health = health(&root.section("health"))?;
+    validation(&root.section("validation"), &mut config.validation)?;
+    if let Some(entries) = root.section("catalog").number("maxentries")?
+        && entries > 0
+    {
+        // Zero and less is the default, as in distribution.
+        config.catalog.max_entries = usize::try_from(entries).unwrap_or(usize::MAX);
+    }
+    own(&root.section("registry"), &mut config.registry)?;
+    Ok((config, warnings))
+}
+
+/// A mapping with its path, read key by key; one that is absent is empty
+struct Section<'a> {
+    node: Option<&'a Node>,
+    path: String,
+}
+
+impl<'a> Section<'a> {
+    fn new(node: &'a Node, path: &str) -> Self {
+        Self {
+            node: Some(node),
+            path: path.to_owned(),
+        }
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    fn node(&self, key: &str) -> Option<&'a Node> {
+        self.node?.child(key)
+    }
+
+    /// A section below
+    fn section(&self, key: &str) -> Self {
+        Self {
+            node: self.node(key),
+            path: self.path(key),
+        }
+    }
+
+    /// The sections of a list
+    fn sections(&self, key: &str) -> Vec<Self> {
+        let items = self.node(key).map(Node::items).unwrap_or_default();
+        items
+            .iter()
+            .enumerate()
+            .map(|(index, node)| Self::new(node, &self.path(&format!("{key}[{index}]"))))
+            .collect()
+    }
+
+    fn read<T>(
+        &self,
+        key: &str,
+        read: impl FnOnce(&Node) -> Result<T, Problem>,
+    ) -> Result<Option<T>, Problem> {
+        self.node(key)
+            .map(|node| read(node).map_err(|problem| problem.of(&self.path(key))))
+            .transpose()
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>, Problem> {
+        self.read(key, value::flag)
+    }
+
+    fn number(&self, key: &str) -> Result<Option<i64>, Problem> {
+        self.read(key, value::number)
+    }
+
+    fn duration(&self, key: &str) -> Result<Option<Duration>, Problem> {
+        self.read(key, value::duration)
+    }
+
+    /// A duration that something happens once in; zero is what is not set, as in distribution
+    fn interval(&self, key: &str) -> Result<Option<Duration>, Problem> {
+        Ok(self.duration(key)?.filter(|duration| !duration.is_zero()))
+    }
+
+    /// Text; an empty one is what is not set, as in distribution
+    fn text(&self, key: &str) -> Result<Option<String>, Problem> {
+        Ok(self.read(key, value::text)?.filter(|text| !text.is_empty()))
+    }
+
+    fn texts(&self, key: &str) -> Result<Vec<String>, Problem> {
+        Ok(self.read(key, value::texts)?.unwrap_or_default())
+    }
+
+    fn paths(&self, key: &str) -> Result<Vec<PathBuf>, Problem> {
+        Ok(self.texts(key)?.into_iter().map(PathBuf::from).collect())
+    }
+
+    fn headers(&self, key: &str) -> Result<Headers, Problem> {
+        Ok(self.read(key, value::headers)?.unwrap_or_default())
+    }
+
+    fn url(&self, key: &str) -> Result<Option<Url>, Problem> {
+        self.text(key)?
+            .map(|text| {
+                text.parse().map_err(|error: String| {
+                    self.problem(key, format!("expected a URL, but it is {error}"))
+                })
+            })
+            .transpose()
+    }
+
+    /// A number of times, of which there is at least one; zero is what is not set
+    fn times(&self, key: &str) -> Result<Option<u32>, Problem> {
+        self.number(key)?
+            .filter(|number| *number != 0)
+            .map(|number| {
+                u32::try_from(number).map_err(|_| {
+                    self.problem(key, format!("expected a number of times, got {number}"))
+                })
+            })
+            .transpose()
+    }
+
+    /// What must be there
+    fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, Problem> {
+        value.ok_or_else(|| Problem {
+            origin: self.origin(key),
+            text: format!("`{}` needs `{key}`, which is not set", self.path),
+        })
+    }
+
+    fn needed_text(&self, key: &str) -> Result<String, Problem> {
+        let text = self.text(key)?;
+        self.needed(key, text)
+    }
+
+    /// What is wrong with a value
+    fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
+        Problem {
+            origin: self.origin(key),
+            text: text.into(),
+        }
+        .of(&self.path(key))
+    }
+
+    /// The place of a key, or of the section where it is not
+    fn origin(&self, key: &str) -> Option<Origin> {
+        self.node(key).or(self.node).map(|node| node.origin.clone())
+    }
+}
+
+fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
+    let section = root.section("log");
+    let level = match section.text("level")? {
+        Some(level) => Some(level),
+        None => root.text("loglevel")?,
+    };
+    if let Some(level) = level {
+        log.level = match level.to_ascii_lowercase().as_str() {
+            "error" => Level::Error,
+            "warn" => Level::Warn,
+            "debug" => Level::Debug,
+            _ => Level::Info,
+        };
+    }
+    if let Some(formatter) = section.text("formatter")? {
+        log.formatter = match formatter.to_ascii_lowercase().as_str() {
+            "json" => Formatter::Json,
+            "logstash" => Formatter::Logstash,
+            _ => Formatter::Text,
+        };
+    }
+    if let Some(fields) = section.read("fields", value::names)? {
+        log.fields = fields.into_iter().collect();
+    }
+    if let Some(disabled) = section.section("accesslog").flag("disabled")? {
+        log.access = !disabled;
+    }
+    Ok(())
+}
+
+fn storage(section: &Section<'_>, storage: &mut sections::Storage) -> Result<(), Problem> {
+    // A driver is chosen by its name, whatever stands under it.
+    let named = |name| {
+        section
+            .node
+            .and_then(|node| node.entries().iter().find(|entry| entry.key == name))
+    };
+    match (named("filesystem"), named("inmemory")) {
+        (Some(_), None) => {
+            let root = section.section("filesystem").text("rootdirectory")?;
+            // Distribution's own default.
+            let root = root.unwrap_or_else(|| "/var/lib/registry".to_owned());
+            storage.driver = Driver::Folder(root.into());
+        }
+        (None, Some(_)) => storage.driver = Driver::Memory,
+        (None, None) => {}
+        (Some(_), Some(second)) => {
+            return Err(Problem::at(
+                &second.origin,
+                "expected one of `filesystem` and `inmemory` under `storage`, got both; \
+                 `REGISTRY_STORAGE` replaces the whole section",
+            ));
+        }
+    }
+    if let Some(enabled) = section.section("delete").flag("enabled")? {
+        storage.delete = enabled;
+    }
+    let maintenance = section.section("maintenance");
+    if let Some(enabled) = maintenance.section("readonly").flag("enabled")? {
+        storage.read_only = enabled;
+    }
+    let purging = maintenance.section("uploadpurging");
+    let mut purge = UploadPurge::default();
+    if let Some(age) = purging.interval("age")? {
+        purge.age = age;
+    }
+    if let Some(interval) = purging.interval("interval")? {
+        purge.interval = interval;
+    }
+    if let Some(dry_run) = purging.flag("dryrun")? {
+        purge.dry_run = dry_run;
+    }
+    storage.purge = purging.flag("enabled")?.unwrap_or(true).then_some(purge);
+    Ok(())
+}
+
+fn auth(section: &Section<'_>) -> Result<Auth, Problem> {
+    let entries = section.node.map(Node::entries).unwrap_or_default();
+    if let [first, second, ..] = entries {
+        return Err(Problem::at(
+            &second.origin,
+            format!(
+                "expected one scheme under `auth`, got `{}` and `{}`",
+                first.key, second.key
+            ),
+        ));
+    }
+    let Some(scheme) = entries.first() else {
+        return Ok(Auth::None);
+    };
+    let mut section = section.section(&scheme.key);
+    // `htpasswd:` with nothing under it needs its keys all the same.
+    section.node = Some(&scheme.node);
+    Ok(match scheme.key.as_str() {
+        "silly" => Auth::Silly {
+            realm: section.needed_text("realm")?,
+            service: section.needed_text("service")?,
+        },
+        "htpasswd" => Auth::Htpasswd {
+            realm: section.needed_text("realm")?,
+            path: section.needed_text("path")?.into(),
+        },
+        "token" => Auth::Token(token(&section)?),
+        _ => Auth::None,
+    })
+}
+
+fn token(section: &Section<'_>) -> Result<Token, Problem> {
+    let path = section.text("autoredirectpath")?;
+    let token = Token {
+        realm: section.needed_text("realm")?,
+        service: section.needed_text("service")?,
+        issuer: section.needed_text("issuer")?,
+        root_cert_bundle: section.text("rootcertbundle")?.map(PathBuf::from),
+        jwks: section.text("jwks")?.map(PathBuf::from),
+        signing_algorithms: section.texts("signingalgorithms")?,
+        auto_redirect: section
+            .flag("autoredirect")?
+            .unwrap_or(false)
+            // Distribution's own default.
+            .then(|| path.unwrap_or_else(|| "/auth/token".to_owned())),
+    };
+    if token.root_cert_bundle.is_none() && token.jwks.is_none() {
+        return Err(Problem {
+            origin: section.origin("realm"),
+            text: "`auth.token` needs `rootcertbundle` or `jwks`: without keys no token could be verified"
+                .to_owned(),
+        });
+    }
+    Ok(token)
+}
+
+fn http(
+    section: &Section<'_>,
+    http: &mut sections::Http,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Problem> {
+    if let Some(listen) = section.text("addr")? {
+        http.listen = listen;
+    }
+    if let Some(net) = section.text("net")? {
+        http.net = if net.eq_ignore_ascii_case("unix") {
+            Network::Unix
+        } else {
+            Network::Tcp
+        };
+    }
+    http.host = section.url("host")?;
+    if let Some(prefix) = section.text("prefix")? {
+        http.prefix = path_prefix(&prefix)
+            .ok_or_else(|| section.problem("prefix", "expected a path such as `/registry/`"))?;
+    }
+    http.secret = section.text("secret")?.map(Secret::new);
+    if let Some(relative) = section.flag("relativeurls")? {
+        http.relative_urls = relative;
+    }
+    if let Some(timeout) = section.interval("draintimeout")? {
+        http.drain_timeout = timeout;
+    }
+    http.tls = tls(&section.section("tls"), warnings)?;
+    http.headers = section.headers("headers")?;
+    let debug = section.section("debug");
+    let prometheus = debug.section("prometheus");
+    let path = prometheus
+        .text("path")?
+        .unwrap_or_else(|| "/metrics".to_owned());
+    if !path.starts_with('/') {
+        return Err(prometheus.problem("path", "expected a path such as `/metrics`"));
+    }
+    let metrics = prometheus.flag("enabled")?.unwrap_or(false).then_some(path);
+    http.debug = match debug.text("addr")? {
+        Some(listen) => Some(Debug {
+            listen,
+            prometheus: metrics,
+        }),
+        None if metrics.is_some() => {
+            warnings.push(Warning {
+                keys: vec!["http.debug.prometheus.enabled".to_owned()],
+                group: None,
+                origin: prometheus.origin("enabled"),
+                what: "metrics are served on `http.debug.addr`, which is not set".to_owned(),
+            });
+            None
+        }
+        None => None,
+    };
+    if let Some(disabled) = section.section("http2").flag("disabled")? {
+        http.http2 = !disabled;
+    }
+    if let Some(enabled) = section.section("h2c").flag("enabled")? {
+        http.h2c = enabled;
+    }
+    Ok(())
+}
+
+/// A path that begins and ends with `/`
+fn path_prefix(text: &str) -> Option<String> {
+    let inner = text.trim_matches('/');
+    if inner.is_empty() {
+        return Some("/".to_owned());
+    }
+    let usable = inner.split('/').all(|part| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    });
+    usable.then(|| format!("/{inner}/"))
+}
+
+/// The cipher suites of TLS 1.2 that are safe, by their IANA names
+const SAFE_SUITES: [&str; 6] = [
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+];
+
+/// The cipher suites of TLS 1.3, which are always on
+const SUITES_13: [&str; 3] = [
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+];
+
+/// What distribution knows besides; none has both forward secrecy and authenticated encryption
+const WEAK_SUITES: [&str; 16] = [
+    "TLS_RSA_WITH_RC4_128_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+];
+
+fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>, Problem> {
+    let letsencrypt = section.section("letsencrypt");
+    let identity = match (section.text("certificate")?, section.text("key")?) {
+        (Some(certificate), Some(key)) => Identity::Files {
+            certificate: certificate.into(),
+            key: key.into(),
+        },
+        (Some(_), None) => return section.needed("key", None),
+        (None, Some(_)) => return section.needed("certificate", None),
+        (None, None) => match letsencrypt.text("cachefile")? {
+            Some(cache_file) => Identity::Acme(Acme {
+                cache_file: cache_file.into(),
+                email: letsencrypt.text("email")?,
+                hosts: letsencrypt.texts("hosts")?,
+                directory: letsencrypt.url("directoryurl")?,
+            }),
+            None if section.node.is_some_and(|node| asks_for_something(node)) => {
+                // Serving in the clear what was meant to be encrypted is no way to go on.
+                return Err(Problem {
+                    origin: section.origin("certificate"),
+                    text: "`http.tls` needs `certificate` and `key`, or `letsencrypt.cachefile`"
+                        .to_owned(),
+                });
+            }
+            None => return Ok(None),
+        },
+    };
+    if let Identity::Acme(acme) = &identity
+        && acme.hosts.is_empty()
+    {
+        return letsencrypt.needed("hosts", None);
+    }
+    let client_cas = section.paths("clientcas")?;
+    let client_auth = client_auth(section, &client_cas, warnings)?;
+    let mut warn = |key: &str, what: String| {
+        warnings.push(Warning {
+            keys: vec![section.path(key)],
+            group: None,
+            origin: section.origin(key),
+            what,
+        });
+    };
+    let minimum = match section.text("minimumtls")?.as_deref() {
+        Some(text) if text.eq_ignore_ascii_case("tls1.3") => TlsVersion::Tls13,
+        Some(text) if !text.eq_ignore_ascii_case("tls1.2") => {
+            warn(
+                "minimumtls",
+                format!("TLS 1.2 is the lowest there is, `{text}` is broken"),
+            );
+            TlsVersion::Tls12
+        }
+        _ => TlsVersion::Tls12,
+    };
+    let mut cipher_suites = Vec::new();
+    let wanted = section.texts("ciphersuites")?;
+    for suite in &wanted {
+        let suite = suite.as_str();
+        // Distribution has two of them under short names.
+        let full = match suite {
+            "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305" | "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305" => {
+                format!("{suite}_SHA256")
+            }
+            _ => suite.to_owned(),
+        };
+        if SAFE_SUITES.contains(&full.as_str()) {
+            cipher_suites.push(full);
+        } else if WEAK_SUITES.contains(&suite) {
+            warn("ciphersuites", format!("`{suite}` is weak and left out"));
+        } else if !SUITES_13.contains(&suite) {
+            return Err(section.problem(
+                "ciphersuites",
+                format!("`{suite}` is no cipher suite that is known"),
+            ));
+        }
+    }
+    // TLS 1.3 has suites of its own, so that naming only those leaves no TLS 1.2 to speak.
+    if !wanted.is_empty() && cipher_suites.is_empty() && minimum == TlsVersion::Tls12 {
+        return Err(section.problem(
+            "ciphersuites",
+            format!(
+                "none of them can be used with TLS 1.2; name one of {}, or set `minimumtls: tls1.3`",
+                SAFE_SUITES.join(", ")
+            ),
+        ));
+    }
+    Ok(Some(Tls {
+        identity,
+        client_cas,
+        client_auth,
+        minimum,
+        cipher_suites,
+    }))
+}
+
+/// Whether anything is set below a section
+fn asks_for_something(node: &Node) -> bool {
+    match &node.value {
+        Value::Null => false,
+        Value::Scalar(scalar) => !scalar.text.is_empty(),
+        Value::List(items) => !items.is_empty(),
+        Value::Map(entries) => entries.iter().any(|entry| asks_for_something(&entry.node)),
+    }
+}
+
+fn client_auth(
+    section: &Section<'_>,
+    client_cas: &[PathBuf],
+    warnings: &mut Vec<Warning>,
+) -> Result<ClientAuth, Problem> {
+    let key = "clientauth";
+    let written = section.text(key)?.map(|text| text.to_ascii_lowercase());
+    let asked = match written.as_deref() {
+        None if client_cas.is_empty() => ClientAuth::None,
+        None | Some("require-and-verify-client-cert") => ClientAuth::Required,
+        Some("verify-client-cert-if-given") => ClientAuth::Given,
+        Some("require-any-client-cert") => {
+            return Err(section.problem(
+                key,
+                "a certificate that nobody verifies lets everyone in; expected \
+                 `require-and-verify-client-cert` with `clientcas`",
+            ));
+        }
+        Some(_) => {
+            warnings.push(Warning {
+                keys: vec![section.path(key)],
+                group: None,
+                origin: section.origin(key),
+                what: "a certificate that nobody verifies says nothing; none is asked for"
+                    .to_owned(),
+            });
+            ClientAuth::None
+        }
+    };
+    if asked != ClientAuth::None && client_cas.is_empty() {
+        return section.needed("clientcas", None);
+    }
+    Ok(asked)
+}
+
+fn notifications(section: &Section<'_>) -> Result<Notifications, Problem> {
+    let mut notifications = Notifications {
+        include_references: section
+            .section("events")
+            .flag("includereferences")?
+            .unwrap_or(false),
+        endpoints: Vec::new(),
+    };
+    for section in section.sections("endpoints") {
+        if section.flag("disabled")?.unwrap_or(false) {
+            continue;
+        }
+        let url = section.url("url")?;
+        let url = section.needed("url", url)?;
+        let ignore = section.section("ignore");
+        let mut ignored_media_types = section.texts("ignoredmediatypes")?;
+        for media_type in ignore.texts("mediatypes")? {
+            if !ignored_media_types.contains(&media_type) {
+                ignored_media_types.push(media_type);
+            }
+        }
+        let endpoint = Endpoint {
+            name: section
+                .text("name")?
+                .unwrap_or_else(|| url.host().to_owned()),
+            headers: section.headers("headers")?,
+            // These three are distribution's.
+            timeout: section
+                .interval("timeout")?
+                .unwrap_or(Duration::from_secs(1)),
+            threshold: section.times("threshold")?.unwrap_or(10),
+            backoff: section
+                .interval("backoff")?
+                .unwrap_or(Duration::from_secs(1)),
+            ignored_media_types,
+            ignored_actions: ignore.texts("actions")?,
+            url,
+        };
+        if notifications
+            .endpoints
+            .iter()
+            .any(|other| other.name == endpoint.name)
+        {
+            return Err(section.problem(
+                "name",
+                format!(
+                    "`{}` is the name of another endpoint; each needs its own, under which its events wait",
+                    endpoint.name
+                ),
+            ));
+        }
+        notifications.endpoints.push(endpoint);
+    }
+    Ok(notifications)
+}
+
+fn health(section: &Section<'_>) -> Result<Health, Problem> {
+    let storage = section.section("storagedriver");
+    let mut health = Health::default();
+    let storage_pace = pace(&storage)?;
+    if storage.flag("enabled")?.unwrap_or(false) {
+        health.storage = Some(StorageCheck { pace: storage_pace });
+    }
+    for section in section.sections("file") {
+        health.files.push(FileCheck {
+            path: section.needed_text("file")?.into(),
+            pace: pace(&section)?,
+        });
+    }
+    for section in section.sections("http") {
+        let url = section.url("uri")?;
+        let pace = pace(&section)?;
+        let status = section.number("statuscode")?.filter(|status| *status != 0);
+        health.http.push(HttpCheck {
+            url: section.needed("uri", url)?,
+            headers: section.headers("headers")?,
+            status: match status.unwrap_or(200) {
+                status @ 100..=599 => status as u16,
+                status => {
+                    let text = format!("expected a status from 100 to 599, got {status}");
+                    return Err(section.problem("statuscode", text));
+                }
+            },
+            timeout: section.interval("timeout")?.unwrap_or(pace.interval),
+            pace,
+        });
+    }
+    for section in section.sections("tcp") {
+        let pace = pace(&section)?;
+        health.tcp.push(TcpCheck {
+            address: section.needed_text("addr")?,
+            timeout: section.interval("timeout")?.unwrap_or(pace.interval),
+            pace,
+        });
+    }
+    Ok(health)
+}
+
+fn pace(section: &Section<'_>) -> Result<Pace, Problem> {
+    let default = Pace::default();
+    Ok(Pace {
+        interval: section.interval("interval")?.unwrap_or(default.interval),
+        threshold: section.times("threshold")?.unwrap_or(default.threshold),
+    })
+}
+
+fn validation(section: &Section<'_>, validation: &mut sections::Validation) -> Result<(), Problem> {
+    let urls = section.section("manifests").section("urls");
+    let (allow, deny) = (patterns(&urls, "allow")?, patterns(&urls, "deny")?);
+    let enabled = section.flag("enabled")?;
+    let disabled = section.flag("disabled")?;
+    // As in distribution: `enabled: true` wins, and `enabled: false` says nothing.
+    match (enabled, disabled) {
+        (Some(true), _) | (_, Some(false)) => {
+            validation.manifest_urls = ManifestUrls::Checked { allow, deny };
+        }
+        (_, Some(true)) => validation.manifest_urls = ManifestUrls::Unchecked,
+        (_, None) => {
+            let checked = matches!(validation.manifest_urls, ManifestUrls::Checked { .. });
+            if checked || urls.node.is_some() {
+                validation.manifest_urls = ManifestUrls::Checked { allow, deny };
+            }
+        }
+    }
+    Ok(())
+}
+
+fn patterns(section: &Section<'_>, key: &str) -> Result<Vec<String>, Problem> {
+    let patterns = section.texts(key)?;
+    for pattern in &patterns {
+        if Regex::new(pattern).is_err() {
+            return Err(section.problem(
+                key,
+                format!(
+                    "expected a regular expression, got `{}`",
+                    pattern.escape_debug()
+                ),
+            ));
+        }
+    }
+    Ok(patterns)
+}
+
+fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
+    if let Some(limit) = section.number("manifestlimit")? {
+        own.manifest_limit = usize::try_from(limit)
+            .ok()
+            .filter(|limit| *limit >= LEAST_MANIFEST_LIMIT)
+            .ok_or_else(|| {
+                section.problem(
+                    "manifestlimit",
+                    format!(
+                        "expected at least {LEAST_MANIFEST_LIMIT} bytes, which the specification lets \
+                         clients rely on, got {limit}"
+                    ),
+                )
+            })?;
+    }
+    if section.node("trustedproxies").is_some() {
+        own.trusted_proxies = section
+            .texts("trustedproxies")?
+            .iter()
+            .map(|text| {
+                let address = text.parse::<IpAddr>().map(IpNet::from);
+                address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+                    section.problem(
+                        "trustedproxies",
+                        format!(
+                            "expected addresses such as `10.0.0.1` or `10.0.0.0/8`, got `{text}`"
+                        ),
+                    )
+                })
+            })
+            .collect::<Result<_, _>>()?;
+    }
+    let outbox = section.section("notifications").section("outbox");
+    own.outbox.directory = outbox.text("directory")?.map(PathBuf::from);
+    if let Some(bytes) = outbox.number("maxbytes")? {
+        // Below that not one large event would fit.
+        own.outbox.max_bytes = u64::try_from(bytes)
+            .ok()
+            .filter(|bytes| *bytes >= 1024 * 1024)
+            .ok_or_else(|| {
+                outbox.problem(
+                    "maxbytes",
+                    format!("expected at least 1048576 bytes, got {bytes}"),
+                )
+            })?;
+    }
+    if let Some(interval) = section.section("reload").interval("interval")? {
+        own.reload_interval = interval;
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! Whether what was written is known, and what is told about it
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use super::keys::{Fate, KEYS, Key, Kind, expand};
+use super::tree::{Node, Scalar, Value};
+use super::value::{self, Problem};
+use super::{Origin, Warning};
+
+/// The keys of the table as a tree
+#[derive(Default)]
+pub(crate) struct Schema {
+    children: BTreeMap<String, Self>,
+    /// What the items are, where this is a list of sections
+    item: Option<Box<Self>>,
+    /// What the value is, where this is not a section
+    pub(crate) key: Option<&'static Key>,
+}
+
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+    let mut root = Schema::default();
+    for key in KEYS {
+        for path in expand(key.path) {
+            let mut schema = &mut root;
+            for part in path.split('.') {
+                let name = part.strip_suffix("[]").unwrap_or(part);
+                schema = schema.children.entry(name.to_owned()).or_default();
+                if part.ends_with("[]") {
+                    schema = schema.item.get_or_insert_default();
+                }
+            }
+            schema.key = Some(key);
+        }
+    }
+    root
+});
+
+/// Sections of which distribution takes the name of one child as the whole value
+const NAMED: [&str; 2] = ["storage", "auth"];
+
+impl Schema {
+    /// The table
+    pub(crate) fn root() -> &'static Self {
+        &SCHEMA
+    }
+
+    /// What is known under a name
+    pub(crate) fn child(&self, name: &str) -> Option<(&str, &Self)> {
+        self.children
+            .get_key_value(name)
+            .map(|(name, schema)| (name.as_str(), schema))
+    }
+
+    /// What the items are, where this is a list of sections
+    pub(crate) fn item(&self) -> Option<&Self> {
+        self.item.as_deref()
+    }
+
+    /// Why a section whose name is known cannot be, where every key below shares that
+    fn refusal(&self) -> Option<&'static str> {
+        match self.key {
+            Some(key) => match key.fate {
+                Fate::Refused(why) => Some(why),
+                _ => None,
+            },
+            None => {
+                let mut refusals = self.children.values().map(Self::refusal);
+                let first = refusals.next()??;
+                refusals.all(|other| other == Some(first)).then_some(first)
+            }
+        }
+    }
+}
+
+/// Writes `storage: inmemory` as `storage: {inmemory: {}}`, and the same for `auth`
+pub(crate) fn name_sections(root: &mut Node) {
+    let Value::Map(entries) = &mut root.value else {
+        return;
+    };
+    for entry in entries {
+        if !NAMED.contains(&entry.key.as_str()) {
+            continue;
+        }
+        if let Value::Scalar(Scalar { text, .. }) = &entry.node.value {
+            let origin = entry.node.origin.clone();
+            entry.node.value = Value::Map(vec![super::tree::Entry {
+                key: text.clone(),
+                origin: origin.clone(),
+                node: Node::empty(origin),
+            }]);
+        }
+    }
+}
+
+/// Looks at everything that was written
+///
+/// # Errors
+///
+/// The first key that is unknown or cannot be ignored, or the first value of a wrong type.
+pub(crate) fn check(root: &Node) -> Result<Vec<Warning>, Problem> {
+    let mut found = Vec::new();
+    walk(root, Schema::root(), "", None, &mut found)?;
+    let mut warnings: Vec<Warning> = Vec::new();
+    for Finding {
+        path,
+        group,
+        origin,
+        what,
+    } in found
+    {
+        match warnings
+            .iter_mut()
+            .find(|warning| warning.what == what && warning.group == group)
+        {
+            Some(warning) => {
+                if !warning.keys.contains(&path) {
+                    warning.keys.push(path);
+                }
+            }
+            None => warnings.push(Warning {
+                keys: vec![path],
+                group,
+                origin: Some(origin),
+                what,
+            }),
+        }
+    }
+    Ok(warnings)
+}
+
+struct Finding {
+    path: String,
+    /// Findings of one item of a list make one warning
+    group: Option<String>,
+    origin: Origin,
+    what: String,
+}
+
+fn walk(
+    node: &Node,
+    schema: &Schema,
+    path: &str,
+    group: Option<&str>,
+    found: &mut Vec<Finding>,
+) -> Result<(), Problem> {
+    if matches!(node.value, Value::Null) {
+        return Ok(());
+    }
+    if let Some(key) = schema.key {
+        return leaf(node, key, path, group, found);
+    }
+    if let Some(item) = schema.item() {
+        let Value::List(items) = &node.value else {
+            return Err(wrong(node, path, "a list of sections"));
+        };
+        for (index, node) in items.iter().enumerate() {
+            let name = ["name", "type"]
+                .iter()
+                .find_map(|key| value::text(node.child(key)?).ok())
+                .unwrap_or_else(|| index.to_string());
+            let path = format!("{path}[{name}]");
+            walk_section(node, item, &path, Some(&format!("{path}{index}")), found)?;
+        }
+        return Ok(());
+    }
+    walk_section(node, schema, path, group, found)
+}
+
+fn walk_section(
+    node: &Node,
+    schema: &Schema,
+    path: &str,
+    group: Option<&str>,
+    found: &mut Vec<Finding>,
+) -> Result<(), Problem> {
+    let Value::Map(entries) = &node.value else {
+        return match node.value {
+            Value::Null => Ok(()),
+            _ => Err(wrong(node, path, "a section")),
+        };
+    };
+    let before = found.len();
+    for entry in entries {
+        let below = join(path, &entry.key);
+        let Some((_, child)) = schema.child(&entry.key) else {
+            return Err(Problem::at(
+                &entry.origin,
+                unknown(path, &entry.key, schema),
+            ));
+        };
+        if let Some(why) = child.refusal() {
+            // A section that is there with nothing in it asks for nothing, but a driver or a
+            // scheme is chosen by its name alone.
+            if !matches!(entry.node.value, Value::Null) || NAMED.contains(&path) {
+                return Err(Problem::at(
+                    &entry.origin,
+                    format!("`{below}` cannot be: {why}"),
+                ));
+            }
+        }
+        walk(&entry.node, child, &below, group, found)?;
+    }
+    // What is switched off does nothing in distribution either.
+    let is = |key: &str, expected: bool| {
+        node.child(key)
+            .is_some_and(|node| value::flag(node) == Ok(expected))
+    };
+    if is("disabled", true) || is("enabled", false) {
+        found.truncate(before);
+    }
+    Ok(())
+}
+
+fn leaf(
+    node: &Node,
+    key: &Key,
+    path: &str,
+    group: Option<&str>,
+    found: &mut Vec<Finding>,
+) -> Result<(), Problem> {
+    value::check(node, key.kind).map_err(|problem| problem.of(path))?;
+    let what = match key.fate {
+        Fate::Honoured | Fate::Differently(_) => return Ok(()),
+        Fate::Refused(why) => {
+            return Err(Problem::at(
+                &node.origin,
+                format!("`{path}` cannot be: {why}"),
+            ));
+        }
+        Fate::Only(only, instead) => {
+            let as_only = match key.kind {
+                Kind::Flag => value::flag(node)?.to_string() == only,
+                _ => value::text(node)?.eq_ignore_ascii_case(only),
+            };
+            if as_only {
+                return Ok(());
+            }
+            instead
+        }
+        Fate::Ignored(instead) => instead,
+    };
+    found.push(Finding {
+        path: path.to_owned(),
+        group: group.map(ToOwned::to_owned),
+        origin: node.origin.clone(),
+        what: what.to_owned(),
+    });
+    Ok(())
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+fn wrong(node: &Node, path: &str, expected: &str) -> Problem {
+    Problem::at(
+        &node.origin,
+        format!("expected {expected}, got {}", node.kind()),
+    )
+    .of(if path.is_empty() {
+        "configuration"
+    } else {
+        path
+    })
+}
+
+/// What to say of a key that is not known: the nearest one that is
+fn unknown(path: &str, key: &str, schema: &Schema) -> String {
+    let near = |name: &str| strsim::damerau_levenshtein(&key.to_lowercase(), name);
+    let shown = join(path, key);
+    let mut text = format!("`{shown}` is not known");
+    let nearest = schema.children.keys().min_by_key(|name| near(name));
+    if let Some(name) = nearest.filter(|name| near(name) <= (name.len() / 3).max(1)) {
+        text.push_str(&format!("; did you mean `{}`?", join(path, name)));
+        return text;
+    }
+    // A key that is right elsewhere was indented wrongly, most often.
+    let elsewhere = KEYS
+        .iter()
+        .flat_map(|known| expand(known.path))
+        .find_map(|known| {
+            known
+                .split('.')
+                .position(|part| part.trim_end_matches("[]") == key)
+                .map(|at| known.split('.').take(at + 1).collect::<Vec<_>>().join("."))
+        });
+    if let Some(known) = elsewhere {
+        text.push_str(&format!("; did you mean `{known}`?"));
+    } else {
+        let known: Vec<String> = schema
+            .children
+            .keys()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        text.push_str(&format!("; known here: {}", known.join(", ")));
+    }
+    text
+}

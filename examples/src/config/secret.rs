@@ -1,0 +1,235 @@
+//! Values that are read from the configuration and never shown
+
+use std::fmt;
+
+use hyper::http::{HeaderMap, HeaderName, HeaderValue};
+
+/// What stands where a secret would
+pub(crate) const HIDDEN: &str = "(hidden)";
+
+/// Text that is never printed: a password, a key
+///
+/// # Examples
+///
+/// ```
+/// use registry_examples::config::Secret;
+///
+/// let secret = Secret::new("hunter2");
+/// assert_eq!(format!("{secret:?}"), "(hidden)");
+/// assert_eq!(secret.expose(), "hunter2");
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the text
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for where it is needed
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+/// An `http` or `https` URL, shown without what may be secret in it
+///
+/// User, password and query are hidden in `Debug` and `Display`: each of them is where tokens of
+/// webhooks are found.
+///
+/// # Examples
+///
+/// ```
+/// use registry_examples::config::Url;
+///
+/// let url: Url = "https://me:hunter2@hooks.example.com/push?token=x".parse()?;
+/// assert_eq!(url.to_string(), "https://(hidden)@hooks.example.com/push?(hidden)");
+/// assert_eq!(url.host(), "hooks.example.com");
+/// assert_eq!(url.expose(), "https://me:hunter2@hooks.example.com/push?token=x");
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url {
+    text: String,
+    shown: String,
+    host: String,
+}
+
+impl Url {
+    /// The whole URL, with what is hidden elsewhere
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// The host, without a port; an IPv6 address is in brackets
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+impl std::str::FromStr for Url {
+    type Err = String;
+
+    /// # Errors
+    ///
+    /// What is wrong, without the text, in which there may be a password.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let uri: hyper::Uri = text
+            .parse()
+            .map_err(|error| format!("not a URL: {error}"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err("not an `http://` or `https://` URL".to_owned());
+        }
+        let host = match uri.host() {
+            Some(host) if !host.is_empty() => host.to_owned(),
+            _ => return Err("without a host".to_owned()),
+        };
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let (user, address) = authority
+            .rsplit_once('@')
+            .map_or(("", authority), |(_, address)| ("(hidden)@", address));
+        let query = if uri.query().is_some() {
+            "?(hidden)"
+        } else {
+            ""
+        };
+        // The path as it was written: a URL without one stays without one.
+        let path = match uri.path() {
+            "/" if !text.trim_end_matches(query).ends_with('/') && uri.query().is_none() => "",
+            path => path,
+        };
+        let shown = format!(
+            "{}://{user}{address}{path}{query}",
+            uri.scheme_str().unwrap_or_default()
+        );
+        Ok(Self {
+            text: text.to_owned(),
+            shown,
+            host,
+        })
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// Header fields, in the order and with the case in which they were written
+///
+/// `Debug` prints names only: among the values are `Authorization` and cookies.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// Adds a field
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the name or the value, without the value.
+    pub fn add(&mut self, name: impl Into<String>, value: impl Into<String>) -> Result<(), String> {
+        let (name, value) = (name.into(), value.into());
+        HeaderName::try_from(&name).map_err(|_| format!("`{name}` is not a header name"))?;
+        HeaderValue::try_from(&value)
+            .map_err(|_| format!("the value of the header `{name}` has a control character"))?;
+        self.0.push((name, value));
+        Ok(())
+    }
+
+    /// Name and value of each field
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Whether there is none
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The fields as the HTTP crates take them
+    pub fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in &self.0 {
+            // `add` has let in only what both parse.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
+                map.append(name, value);
+            }
+        }
+        map
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_user_password_and_query() {
+        for (text, shown) in [
+            ("http://h/x", "http://h/x"),
+            ("http://h", "http://h"),
+            ("http://h/", "http://h/"),
+            ("http://u:p@h:1/x", "http://(hidden)@h:1/x"),
+            ("https://h?t=s", "https://h/?(hidden)"),
+            ("http://[::1]:5003/callback", "http://[::1]:5003/callback"),
+        ] {
+            let url: Url = text.parse().unwrap();
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), shown);
+            assert_eq!(url.expose(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_showing_it() {
+        for text in [
+            "",
+            "h/x",
+            "ftp://u:hunter2@h",
+            "http://",
+            "http://a b:hunter2@h",
+        ] {
+            let error = text.parse::<Url>().unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn headers_keep_their_case_and_hide_their_values() {
+        let mut headers = Headers::default();
+        headers.add("X-Token", "hunter2").unwrap();
+        headers.add("X-Token", "again").unwrap();
+        assert_eq!(format!("{headers:?}"), "[\"X-Token\", \"X-Token\"]");
+        assert_eq!(headers.iter().next(), Some(("X-Token", "hunter2")));
+        assert_eq!(headers.to_map().get_all("x-token").iter().count(), 2);
+        assert!(headers.add("X Y", "v").is_err());
+        let error = headers.add("X", "hunter2\n").unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

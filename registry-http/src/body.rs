@@ -240,4 +240,21 @@ mod tests {
         assert!(body(4, &["he", "llo"]).collect().await.is_err());
         assert!(body(0, &["never read"]).is_end_stream());
     }
+
+    #[tokio::test]
+    async fn content_is_read_within_the_span_of_its_request() {
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(std::io::sink)
+            .finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let span = tracing::error_span!("request");
+        let wanted = span.id();
+        assert!(wanted.is_some());
+        let parts = stream::once(async move {
+            assert_eq!(Span::current().id(), wanted);
+            Ok(Bytes::from_static(b"hello"))
+        });
+        let body = ResponseBody::stream(5, parts).in_span(span);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
+    }
 }

@@ -362,12 +362,12 @@ mod tests {
     #[test]
     fn scheme_and_host_are_those_of_the_same_hop() {
         let table: [(&[(&str, &str)], &str); 9] = [
+            (&[("x-forwarded-proto", "https")], "127.0.0.1 https -"),
             (
-                &[("x-forwarded-proto", "https")],
-                "127.0.0.1 https -",
-            ),
-            (
-                &[("x-forwarded-proto", "HTTPS"), ("x-forwarded-host", "r.example:5000")],
+                &[
+                    ("x-forwarded-proto", "HTTPS"),
+                    ("x-forwarded-host", "r.example:5000"),
+                ],
                 "127.0.0.1 https r.example:5000",
             ),
             // One proxy, and a client that made something up.
@@ -404,14 +404,8 @@ mod tests {
                 &[("x-real-ip", "1.1.1.1"), ("x-forwarded-for", "192.0.2.7")],
                 "192.0.2.7 - -",
             ),
-            (
-                &[("x-forwarded-host", "user@r.example")],
-                "127.0.0.1 - -",
-            ),
-            (
-                &[("x-forwarded-host", "r.example/path")],
-                "127.0.0.1 - -",
-            ),
+            (&[("x-forwarded-host", "user@r.example")], "127.0.0.1 - -"),
+            (&[("x-forwarded-host", "r.example/path")], "127.0.0.1 - -"),
         ];
         for (headers, expected) in table {
             assert_eq!(seen(headers), expected, "{headers:?}");

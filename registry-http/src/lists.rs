@@ -47,10 +47,7 @@ pub(crate) async fn repositories(
     call: &Call,
     page: &Page,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let limit = page
-        .limit
-        .unwrap_or(REPOSITORIES)
-        .min(call.catalog_limit());
+    let limit = page.limit.unwrap_or(REPOSITORIES).min(call.catalog_limit());
     let mut next = None;
     let mut repositories = Vec::new();
     if limit > 0 {

@@ -60,9 +60,9 @@ impl FromStr for BaseUrl {
         };
         let uri: Uri = text.parse().map_err(|_| refused())?;
         let known = matches!(uri.scheme(), Some(scheme) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
-        let authority = uri.authority().filter(|authority| {
-            !authority.host().is_empty() && !authority.as_str().contains('@')
-        });
+        let authority = uri
+            .authority()
+            .filter(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'));
         let (true, Some(authority), None, false, Some(path)) = (
             known,
             authority,
@@ -188,7 +188,9 @@ pub(crate) fn place(headers: &mut HeaderMap, root: &str) {
     }
     let text = |headers: &HeaderMap, name| {
         let value: Option<&header::HeaderValue> = headers.get(name);
-        value.and_then(|value| value.to_str().ok()).map(str::to_owned)
+        value
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
     };
     if let Some(path) = text(headers, header::LOCATION).filter(|text| text.starts_with('/')) {
         set(headers, header::LOCATION, format_args!("{root}{path}"));

@@ -1,9 +1,9 @@
 //! Which addresses the layers of an image may name
 
 use http::Uri;
+use regex::{Regex, RegexBuilder};
 use registry_core::Manifest;
 use registry_core::manifest::Role;
-use regex::{Regex, RegexBuilder};
 
 /// How large one expression may get when it is compiled
 const MAX_EXPRESSION: usize = 1024 * 1024;
@@ -175,7 +175,11 @@ mod tests {
     fn expressions_are_bounded_and_named() {
         let error = ManifestUrls::new(["ok", "("], [""; 0]).unwrap_err();
         assert_eq!(error.expression(), "(");
-        assert!(error.to_string().starts_with("expected a regular expression, `(` is none: "));
+        assert!(
+            error
+                .to_string()
+                .starts_with("expected a regular expression, `(` is none: ")
+        );
         assert!(ManifestUrls::new(["(((a{100}){100}){100}){100}"], [""; 0]).is_err());
     }
 

@@ -56,9 +56,7 @@ impl ResponseHeaders {
     /// # Errors
     ///
     /// [`ResponseHeaderError`] for the first that cannot be added.
-    pub fn new<N, V>(
-        headers: impl IntoIterator<Item = (N, V)>,
-    ) -> Result<Self, ResponseHeaderError>
+    pub fn new<N, V>(headers: impl IntoIterator<Item = (N, V)>) -> Result<Self, ResponseHeaderError>
     where
         N: AsRef<str>,
         V: IntoIterator<Item: AsRef<str>>,

@@ -280,7 +280,12 @@ impl Inner {
         let client = Client::of(&parts, &self.trusted_proxies);
         let mut recorder = self.observer.as_ref().map(|observer| {
             let observer = observer.clone();
-            Box::new(Recorder::begin(observer, &parts, client.address, id.clone()))
+            Box::new(Recorder::begin(
+                observer,
+                &parts,
+                client.address,
+                id.clone(),
+            ))
         });
         let head = parts.method == Method::HEAD;
         let root = self.root.of(&client, &parts);

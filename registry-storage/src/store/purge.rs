@@ -117,7 +117,10 @@ struct Found {
 }
 
 enum Outcome {
-    Removed { started: SystemTime, bytes: u64 },
+    Removed {
+        started: SystemTime,
+        bytes: u64,
+    },
     InUse,
     /// Too young, gone already, or of unknown age
     Left,
@@ -287,7 +290,9 @@ impl Store {
         };
         self.delete_if_present(&layout::upload_started(name, id))
             .await?;
-        self.objects().delete_tree(&layout::upload(name, id)).await?;
+        self.objects()
+            .delete_tree(&layout::upload(name, id))
+            .await?;
         drop(lock);
         Ok(removed(&found))
     }

@@ -1,9 +1,10 @@
 //! How the `registry` binary is put together from the crates
 //!
 //! [`config`] reads what an operator wrote, [`compose`] makes a service of it, and
-//! [`access_log`] writes a line per request. The binary itself parses arguments and prints;
-//! `examples/embed.rs` shows the registry inside a service of one's own.
+//! [`access_log`] writes a line per request, and [`purge`] removes abandoned uploads. The binary
+//! itself parses arguments and prints; `examples/embed.rs` shows the registry inside a service of one's own.
 
 pub mod access_log;
 pub mod compose;
 pub mod config;
+pub mod purge;

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
 use jiff::Timestamp;
 
-use crate::server::RemoteAddr;
+use crate::request_id::RequestId;
 
 /// Learns of every request once it is over
 pub trait Observer: Send + Sync + 'static {
@@ -43,7 +43,8 @@ pub trait Observer: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AccessRecord {
-    /// Where the request came from, if the server told ([`RemoteAddr`])
+    /// The client's address: what a trusted proxy says, else where the connection came from, if
+    /// the server told ([`RemoteAddr`](crate::RemoteAddr))
     pub remote: Option<IpAddr>,
     /// The user that the credentials proved
     pub user: Option<String>,
@@ -71,6 +72,8 @@ pub struct AccessRecord {
     /// What was asked for, as a constant name such as `get_manifest`; nothing when the request
     /// was none of the registry's
     pub operation: Option<&'static str>,
+    /// The name of the request; the line does not have it
+    pub request_id: RequestId,
 }
 
 impl fmt::Display for AccessRecord {
@@ -138,15 +141,17 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn begin(observer: Arc<dyn Observer>, parts: &Parts) -> Self {
+    pub(crate) fn begin(
+        observer: Arc<dyn Observer>,
+        parts: &Parts,
+        remote: Option<IpAddr>,
+        request_id: RequestId,
+    ) -> Self {
         Self {
             observer,
             started: Instant::now(),
             record: AccessRecord {
-                remote: parts
-                    .extensions
-                    .get::<RemoteAddr>()
-                    .map(|address| address.0.ip().to_canonical()),
+                remote,
                 user: None,
                 received: SystemTime::now(),
                 elapsed: Duration::ZERO,
@@ -159,6 +164,7 @@ impl Recorder {
                 referer: parts.headers.get(header::REFERER).cloned(),
                 user_agent: parts.headers.get(header::USER_AGENT).cloned(),
                 operation: None,
+                request_id,
             },
         }
     }
@@ -215,6 +221,7 @@ mod tests {
             referer: None,
             user_agent: Some(HeaderValue::from_bytes(agent).unwrap()),
             operation: Some("ping"),
+            request_id: RequestId("r-1".to_owned()),
         }
     }
 

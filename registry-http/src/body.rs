@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, Stream, StreamExt};
 use http_body::{Body, Frame, SizeHint};
 use registry_storage::{BlobError, StorageError};
+use tracing::Span;
 
 use crate::access_log::Recorder;
 
@@ -36,10 +37,14 @@ enum Content {
     #[default]
     Empty,
     Full(Bytes),
-    Stream {
-        stream: BoxStream<'static, Result<Bytes, BodyError>>,
-        remaining: u64,
-    },
+    Stream(Box<Streamed>),
+}
+
+struct Streamed {
+    stream: BoxStream<'static, Result<Bytes, BodyError>>,
+    remaining: u64,
+    /// What the storage says while it reads belongs to this
+    span: Span,
 }
 
 impl ResponseBody {
@@ -52,10 +57,11 @@ impl ResponseBody {
             return Self::default();
         }
         Self {
-            content: Content::Stream {
+            content: Content::Stream(Box::new(Streamed {
                 stream: stream.boxed(),
                 remaining: length,
-            },
+                span: Span::none(),
+            })),
             recorder: None,
         }
     }
@@ -66,12 +72,20 @@ impl ResponseBody {
         self
     }
 
+    /// Lets what happens while the content is read be part of `span`
+    pub(crate) fn in_span(mut self, span: Span) -> Self {
+        if let Content::Stream(streamed) = &mut self.content {
+            streamed.span = span;
+        }
+        self
+    }
+
     /// How many bytes are left to send
     pub(crate) fn remaining(&self) -> u64 {
         match &self.content {
             Content::Empty => 0,
             Content::Full(bytes) => bytes.len() as u64,
-            Content::Stream { remaining, .. } => *remaining,
+            Content::Stream(streamed) => streamed.remaining,
         }
     }
 }
@@ -106,7 +120,13 @@ impl Body for ResponseBody {
                 this.content = Content::Empty;
                 Some(Ok(bytes))
             }
-            Content::Stream { stream, remaining } => {
+            Content::Stream(streamed) => {
+                let Streamed {
+                    stream,
+                    remaining,
+                    span,
+                } = &mut **streamed;
+                let _entered = span.enter();
                 let next = match ready!(stream.poll_next_unpin(cx)) {
                     Some(Ok(bytes)) => match remaining.checked_sub(bytes.len() as u64) {
                         Some(left) => {
@@ -219,5 +239,22 @@ mod tests {
         assert!(body(6, &["he", "llo"]).collect().await.is_err());
         assert!(body(4, &["he", "llo"]).collect().await.is_err());
         assert!(body(0, &["never read"]).is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn content_is_read_within_the_span_of_its_request() {
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(std::io::sink)
+            .finish();
+        let _logged = tracing::subscriber::set_default(subscriber);
+        let span = tracing::error_span!("request");
+        let wanted = span.id();
+        assert!(wanted.is_some());
+        let parts = stream::once(async move {
+            assert_eq!(Span::current().id(), wanted);
+            Ok(Bytes::from_static(b"hello"))
+        });
+        let body = ResponseBody::stream(5, parts).in_span(span);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
     }
 }

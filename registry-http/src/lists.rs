@@ -16,9 +16,6 @@ use crate::service::Call;
 /// How many repositories are listed when the client names no number, as in distribution
 const REPOSITORIES: usize = 100;
 
-/// How many repositories are listed at most; a `Link` leads to the rest
-const MAX_REPOSITORIES: usize = 1000;
-
 /// How long a list of referrers may get: clients take 4 MiB (specification, "Listing
 /// Referrers"), and some count the whole document
 const MAX_REFERRERS_BYTES: usize = 7 << 19;
@@ -50,7 +47,7 @@ pub(crate) async fn repositories(
     call: &Call,
     page: &Page,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let limit = page.limit.unwrap_or(REPOSITORIES).min(MAX_REPOSITORIES);
+    let limit = page.limit.unwrap_or(REPOSITORIES).min(call.catalog_limit());
     let mut next = None;
     let mut repositories = Vec::new();
     if limit > 0 {

@@ -82,6 +82,7 @@ pub(crate) async fn put(
         ),
     };
     let manifest = Manifest::parse(bytes, media_type.as_ref(), &limits)?;
+    call.check_urls(&manifest)?;
     call.store()
         .put_manifest(name, &manifest, digest, tags)
         .await?;

@@ -17,7 +17,10 @@ use registry_storage::{
 };
 
 use crate::body::ResponseBody;
+use crate::location::Prefix;
+use crate::manifest_urls::UrlRefused;
 use crate::request_body::RequestBodyError;
+use crate::request_id::RequestId;
 
 /// The header by which old clients know a registry
 pub(crate) const API_VERSION: HeaderName =
@@ -130,6 +133,9 @@ pub(crate) enum Cause {
     Manifest(#[from] ManifestError),
     #[error(transparent)]
     ManifestRead(#[from] ManifestReadError),
+    /// The registry is elsewhere on this host
+    #[error("no such path; the registry's API is under `{prefix}/v2/`")]
+    OutsidePrefix { prefix: Prefix },
     /// A handler panicked; the panic hook has said where
     #[error("a request could not be handled to its end")]
     Panicked,
@@ -137,6 +143,10 @@ pub(crate) enum Cause {
     PutManifest(#[from] PutManifestError),
     #[error("no byte of the range lies within the content, which has {size} bytes")]
     Range { size: u64 },
+    #[error(
+        "this registry is read-only for maintenance: pulling works, pushing and deleting do not; try again later or ask its operator"
+    )]
+    ReadOnly { allow: &'static str },
     #[error(transparent)]
     Route(#[from] RouteError),
     #[error(transparent)]
@@ -151,6 +161,8 @@ pub(crate) enum Cause {
     },
     #[error(transparent)]
     Upload(#[from] UploadError),
+    #[error(transparent)]
+    Url(#[from] UrlRefused),
 }
 
 impl<T> From<T> for Failure
@@ -183,9 +195,9 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         Cause::DeleteBlob(DeleteBlobError::Storage(error)) => storage_verdict(error),
         // Of the codes that the conformance suite takes for a refused deletion, the one that
         // says that the blob is there.
-        Cause::DeleteBlob(DeleteBlobError::InUse { .. }) | Cause::DeleteDisabled { .. } => {
-            (Status::METHOD_NOT_ALLOWED, Code::Unsupported)
-        }
+        Cause::DeleteBlob(DeleteBlobError::InUse { .. })
+        | Cause::DeleteDisabled { .. }
+        | Cause::ReadOnly { .. } => (Status::METHOD_NOT_ALLOWED, Code::Unsupported),
         Cause::DeleteBlob(_) => (Status::NOT_FOUND, Code::BlobUnknown),
         Cause::Denied { .. } => (Status::FORBIDDEN, Code::Denied),
         Cause::DigestMismatch { .. } => (Status::BAD_REQUEST, Code::DigestInvalid),
@@ -200,6 +212,7 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         // A damaged manifest too: clients look before they push, and only what they do not
         // find do they push again, which mends it.
         Cause::ManifestRead(_) => (Status::NOT_FOUND, Code::ManifestUnknown),
+        Cause::OutsidePrefix { .. } => (Status::NOT_FOUND, Code::Unsupported),
         Cause::Panicked => (Status::INTERNAL_SERVER_ERROR, Code::Unknown),
         Cause::PutManifest(PutManifestError::Storage(error)) => storage_verdict(error),
         // docker and podman know this code by the status 400.
@@ -214,6 +227,7 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         Cause::Unidentified { .. } => (Status::SERVICE_UNAVAILABLE, Code::Unavailable),
         Cause::Upload(UploadError::Storage(error)) => storage_verdict(error),
         Cause::Upload(_) => (Status::NOT_FOUND, Code::BlobUploadUnknown),
+        Cause::Url(_) => (Status::BAD_REQUEST, Code::ManifestInvalid),
     }
 }
 
@@ -242,7 +256,9 @@ fn storage_verdict(error: &StorageError) -> (StatusCode, ErrorCode) {
 
 impl Failure {
     /// Builds the response, and logs what the operator should know
-    pub(crate) fn respond(self) -> Response<ResponseBody> {
+    ///
+    /// `id` is what the user quotes when it is the operator's to mend, and what the log has.
+    pub(crate) fn respond(self, id: &RequestId) -> Response<ResponseBody> {
         let cause = *self.0;
         let (status, code) = verdict(&cause);
         if status.is_server_error() {
@@ -253,7 +269,8 @@ impl Failure {
                 tracing::error!(error, status = status.as_u16(), "a request failed");
             }
         }
-        let errors = ErrorResponse::new(errors(&cause, code));
+        let named = status.is_server_error().then_some(id);
+        let errors = ErrorResponse::new(errors(&cause, code, named));
         let mut response = Reply::new(status)
             .header(header::CONTENT_TYPE, "application/json")
             .body(errors.to_json());
@@ -267,7 +284,9 @@ impl Failure {
             Cause::DeleteBlob(DeleteBlobError::InUse { .. }) => {
                 set(headers, header::ALLOW, "GET, HEAD");
             }
-            Cause::DeleteDisabled { allow } => set(headers, header::ALLOW, allow),
+            Cause::DeleteDisabled { allow } | Cause::ReadOnly { allow } => {
+                set(headers, header::ALLOW, allow);
+            }
             Cause::Range { size } => {
                 set(
                     headers,
@@ -290,10 +309,14 @@ impl Failure {
     }
 }
 
-/// The errors of the response body
-fn errors(cause: &Cause, code: ErrorCode) -> Vec<ErrorDetail> {
-    if let Some(error) = storage_error(cause) {
-        return vec![ErrorDetail::new(code, storage_explanation(error))];
+/// The errors of the response body, with the request's name if that helps
+fn errors(cause: &Cause, code: ErrorCode, id: Option<&RequestId>) -> Vec<ErrorDetail> {
+    if let Some(id) = id {
+        let id = format_args!("request `{id}`");
+        return vec![match storage_error(cause) {
+            Some(error) => ErrorDetail::new(code, format!("{} ({id})", storage_explanation(error))),
+            None => ErrorDetail::new(code, format!("{cause} ({id})")),
+        }];
     }
     match cause {
         Cause::Blob(BlobError::Unknown { digest, .. })
@@ -421,6 +444,10 @@ mod tests {
         Digest::sha256(b"")
     }
 
+    fn id() -> RequestId {
+        RequestId("r-1".to_owned())
+    }
+
     fn state() -> Option<UploadState> {
         Some(UploadState {
             location: "/v2/app/blobs/uploads/x".to_owned(),
@@ -432,7 +459,7 @@ mod tests {
     /// Status, code and the headers that tell the client something
     fn summary(failure: Failure) -> String {
         let (_, code) = verdict(&failure.0);
-        let response = failure.respond();
+        let response = failure.respond(&id());
         let mut summary = format!("{} {code}", response.status().as_u16());
         for name in [
             header::ALLOW,
@@ -574,6 +601,12 @@ mod tests {
                 .into(),
                 "404 MANIFEST_UNKNOWN".to_owned(),
             ),
+            (
+                Cause::OutsidePrefix {
+                    prefix: Prefix::default(),
+                },
+                "404 UNSUPPORTED".to_owned(),
+            ),
             (Cause::Panicked, "500 UNKNOWN".to_owned()),
             (
                 PutManifestError::Missing(Vec::new()).into(),
@@ -582,6 +615,10 @@ mod tests {
             (
                 Cause::Range { size: 7 },
                 "416 SIZE_INVALID content-range bytes */7".to_owned(),
+            ),
+            (
+                Cause::ReadOnly { allow: "GET, HEAD" },
+                "405 UNSUPPORTED allow GET, HEAD".to_owned(),
             ),
             (
                 routes("PUT", "/v2/"),
@@ -614,6 +651,14 @@ mod tests {
                 UploadError::Unknown { id }.into(),
                 "404 BLOB_UPLOAD_UNKNOWN".to_owned(),
             ),
+            (
+                UrlRefused {
+                    layer: "x".to_owned(),
+                    url: "y".to_owned(),
+                }
+                .into(),
+                "400 MANIFEST_INVALID".to_owned(),
+            ),
         ];
         for (cause, expected) in table {
             let description = format!("{cause:?}");
@@ -637,8 +682,9 @@ mod tests {
             for (error, expected) in storage() {
                 let cause = wrap(error);
                 let (_, code) = verdict(&cause);
-                let body = ErrorResponse::new(errors(&cause, code)).to_json();
+                let body = ErrorResponse::new(errors(&cause, code, Some(&id()))).to_json();
                 let body = String::from_utf8(body).unwrap();
+                assert!(body.contains("(request `r-1`)"), "{body}");
                 assert!(!body.contains("secret") && !body.contains("a/b"), "{body}");
                 assert_eq!(summary(Failure::from(cause)), expected);
             }
@@ -652,7 +698,7 @@ mod tests {
             reason: "is not there".to_owned(),
         };
         let cause = Cause::from(PutManifestError::Missing(vec![missing("a"), missing("b")]));
-        let body = ErrorResponse::new(errors(&cause, verdict(&cause).1)).to_json();
+        let body = ErrorResponse::new(errors(&cause, verdict(&cause).1, None)).to_json();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["errors"][1]["detail"]["digest"], "b");
         assert_eq!(body["errors"].as_array().unwrap().len(), 2);

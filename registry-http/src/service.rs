@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,17 +12,27 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
+use ipnet::IpNet;
 use registry_auth::{Access, AuthenticateError, Authenticator, Credentials, Policy, Principal};
 use registry_core::manifest::Limits;
-use registry_core::{Operation, route};
+use registry_core::{Manifest, Operation, route};
 use registry_storage::Store;
+use tracing::{Instrument, Span};
 
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::credentials::credentials;
+use crate::forwarded::{self, Client};
+use crate::location::{self, Locations, Prefix, Root};
+use crate::manifest_urls::ManifestUrls;
 use crate::request_body::RequestBody;
+use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::respond::{API_VERSION, Cause, Failure, Reply, set};
+use crate::response_headers::ResponseHeaders;
 use crate::{blobs, lists, manifests, uploads};
+
+/// How many repositories the catalog lists at most at once; a `Link` leads to the rest
+const CATALOG_LIMIT: NonZeroUsize = NonZeroUsize::new(1000).expect("1000 is not 0");
 
 /// How long a client may send nothing in the middle of a body
 ///
@@ -49,6 +60,7 @@ impl RegistryService {
         policy: Arc<dyn Policy>,
     ) -> Builder {
         Builder {
+            locations: Locations::default(),
             inner: Inner {
                 store,
                 authenticator,
@@ -57,6 +69,13 @@ impl RegistryService {
                 allow_delete: true,
                 body_patience: BODY_PATIENCE,
                 observer: None,
+                trusted_proxies: forwarded::loopback(),
+                prefix: Prefix::default(),
+                root: Root::new(&Locations::default(), &Prefix::default()),
+                response_headers: ResponseHeaders::default(),
+                read_only: false,
+                catalog_limit: CATALOG_LIMIT.get(),
+                manifest_urls: None,
             },
         }
     }
@@ -123,6 +142,7 @@ impl fmt::Debug for RegistryService {
 #[must_use]
 pub struct Builder {
     inner: Inner,
+    locations: Locations,
 }
 
 impl Builder {
@@ -151,8 +171,65 @@ impl Builder {
         self
     }
 
+    /// From where `X-Forwarded-For`, `-Proto` and `-Host`, `X-Real-IP` and `Forwarded`
+    /// (RFC 7239) are believed; by default from this machine's loopback addresses
+    ///
+    /// The client's address is then the rightmost one in the list that is not in these
+    /// networks. Whoever connects over a Unix socket ([`UnixPeer`](crate::UnixPeer)) is always
+    /// believed. A proxy that writes `Forwarded` must remove the headers that start with `X`,
+    /// for those go first.
+    pub fn trusted_proxies(mut self, networks: Vec<IpNet>) -> Self {
+        self.inner.trusted_proxies = networks;
+        self
+    }
+
+    /// Under which path the API is, such as `/docker/`; by default directly under `/`
+    ///
+    /// Only `/`, where load balancers look, is answered outside of it.
+    pub fn prefix(mut self, prefix: Prefix) -> Self {
+        self.inner.prefix = prefix;
+        self
+    }
+
+    /// How `Location` and `Link` name their target; by default by path
+    pub fn locations(mut self, locations: Locations) -> Self {
+        self.locations = locations;
+        self
+    }
+
+    /// What is added to every response; by default nothing
+    pub fn response_headers(mut self, headers: ResponseHeaders) -> Self {
+        self.inner.response_headers = headers;
+        self
+    }
+
+    /// Whether everything that changes content is refused, with 405 and a message that says so;
+    /// by default it is not
+    ///
+    /// For maintenance, such as copying the storage or collecting garbage in it.
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.inner.read_only = read_only;
+        self
+    }
+
+    /// How many repositories the catalog lists at once, whatever the client asks for; by
+    /// default 1000
+    ///
+    /// Who asks for more gets that many and a `Link` to the rest.
+    pub fn catalog_limit(mut self, limit: NonZeroUsize) -> Self {
+        self.inner.catalog_limit = limit.get();
+        self
+    }
+
+    /// Which addresses layers may name; by default any
+    pub fn manifest_urls(mut self, urls: ManifestUrls) -> Self {
+        self.inner.manifest_urls = Some(urls);
+        self
+    }
+
     /// The service
-    pub fn build(self) -> RegistryService {
+    pub fn build(mut self) -> RegistryService {
+        self.inner.root = Root::new(&self.locations, &self.inner.prefix);
         RegistryService {
             inner: Arc::new(self.inner),
         }
@@ -173,20 +250,61 @@ struct Inner {
     allow_delete: bool,
     body_patience: Duration,
     observer: Option<Arc<dyn Observer>>,
+    trusted_proxies: Vec<IpNet>,
+    prefix: Prefix,
+    /// What prefix and locations come to
+    root: Root,
+    response_headers: ResponseHeaders,
+    read_only: bool,
+    catalog_limit: usize,
+    manifest_urls: Option<ManifestUrls>,
 }
 
 impl Inner {
     async fn handle(self: Arc<Self>, parts: Parts, body: RequestBody) -> Response<ResponseBody> {
-        let mut recorder = self
-            .observer
-            .as_ref()
-            .map(|observer| Box::new(Recorder::begin(observer.clone(), &parts)));
+        let id = RequestId::of(&parts.headers);
+        // Of the highest level: where only errors are logged, they are to have the name too.
+        let span = tracing::error_span!("request", %id);
+        let handled = self.handle_named(parts, body, id);
+        let response = handled.instrument(span.clone()).await;
+        // What goes wrong while the content is sent belongs to the request too.
+        response.map(|body| body.in_span(span))
+    }
+
+    async fn handle_named(
+        self: Arc<Self>,
+        mut parts: Parts,
+        body: RequestBody,
+        id: RequestId,
+    ) -> Response<ResponseBody> {
+        let client = Client::of(&parts, &self.trusted_proxies);
+        let mut recorder = self.observer.as_ref().map(|observer| {
+            let observer = observer.clone();
+            Box::new(Recorder::begin(
+                observer,
+                &parts,
+                client.address,
+                id.clone(),
+            ))
+        });
         let head = parts.method == Method::HEAD;
-        let mut response = match self.respond(parts, body, recorder.as_deref_mut()).await {
+        let root = self.root.of(&client, &parts);
+        parts.extensions.insert(id.clone());
+        let responded = self
+            .clone()
+            .respond(parts, body, recorder.as_deref_mut())
+            .await;
+        let mut response = match responded {
             Ok(response) => response,
-            Err(failure) => failure.respond(),
+            Err(failure) => failure.respond(&id),
         };
-        set(response.headers_mut(), API_VERSION, "registry/2.0");
+        let headers = response.headers_mut();
+        set(headers, API_VERSION, "registry/2.0");
+        if let Some(id) = id.value() {
+            headers.insert(X_REQUEST_ID, id);
+        }
+        location::place(headers, &root);
+        self.response_headers.add_to(headers);
         set_length(&mut response, head);
         if let Some(recorder) = &mut recorder {
             recorder.status(response.status());
@@ -201,11 +319,18 @@ impl Inner {
         mut recorder: Option<&mut Recorder>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        // Where load balancers ask whether anybody is there.
         if reads && parts.uri.path() == "/" {
-            // Where load balancers ask whether anybody is there.
             return Ok(Reply::new(StatusCode::OK).empty());
         }
-        let operation = route(parts.method.as_str(), parts.uri.path(), parts.uri.query())?;
+        let Some(path) = self.prefix.strip(parts.uri.path()) else {
+            let prefix = self.prefix.clone();
+            return Err(Cause::OutsidePrefix { prefix }.into());
+        };
+        if reads && matches!(path, "" | "/") {
+            return Ok(Reply::new(StatusCode::OK).empty());
+        }
+        let operation = route(parts.method.as_str(), path, parts.uri.query())?;
         if let Some(recorder) = &mut recorder {
             recorder.operation(operation.label());
         }
@@ -214,6 +339,11 @@ impl Inner {
             recorder.user(principal.name());
         }
         self.authorize(&principal, &operation)?;
+        if self.read_only
+            && let Some(allow) = left_without_writing(&operation)
+        {
+            return Err(Cause::ReadOnly { allow }.into());
+        }
         let call = Call {
             head: parts.method == Method::HEAD,
             headers: parts.headers,
@@ -225,7 +355,8 @@ impl Inner {
         }
         // hyper drops the future of a request when its client goes away. A task of its own
         // goes on, and ends what it began.
-        match tokio::spawn(perform(call, body, operation)).await {
+        let performed = perform(call, body, operation).instrument(Span::current());
+        match tokio::spawn(performed).await {
             Ok(result) => result,
             Err(_) => Err(Cause::Panicked.into()),
         }
@@ -320,6 +451,18 @@ impl Call {
         &self.inner.limits
     }
 
+    pub(crate) fn catalog_limit(&self) -> usize {
+        self.inner.catalog_limit
+    }
+
+    /// Refuses a manifest whose layers are where this registry sends nobody
+    pub(crate) fn check_urls(&self, manifest: &Manifest) -> Result<(), Failure> {
+        if let Some(urls) = &self.inner.manifest_urls {
+            urls.check(manifest)?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn body_patience(&self) -> Duration {
         self.inner.body_patience
     }
@@ -335,6 +478,30 @@ impl Call {
             true => Ok(()),
             false => Err(Cause::DeleteDisabled { allow }.into()),
         }
+    }
+}
+
+/// The methods that are left of a path when nothing may be changed, if the operation would
+///
+/// None at all is a list too (RFC 9110, section 10.2.1): of a path that is switched off for now.
+fn left_without_writing(operation: &Operation) -> Option<&'static str> {
+    match operation {
+        Operation::StartUpload { .. } => Some(""),
+        Operation::CancelUpload { .. }
+        | Operation::CompleteUpload { .. }
+        | Operation::DeleteBlob { .. }
+        | Operation::DeleteManifest { .. }
+        | Operation::PutManifest { .. }
+        | Operation::UploadChunk { .. } => Some("GET, HEAD"),
+        Operation::Catalog { .. }
+        | Operation::GetBlob { .. }
+        | Operation::GetManifest { .. }
+        | Operation::ListReferrers { .. }
+        | Operation::ListTags { .. }
+        | Operation::Ping
+        | Operation::UploadStatus { .. } => None,
+        // Of what a newer core knows, it is not known what it changes.
+        _ => Some(""),
     }
 }
 

@@ -117,6 +117,14 @@ pub(crate) fn referrer_link(name: &RepositoryName, subject: &Digest, referrer: &
     ))
 }
 
+/// The last component of [`uploads`]
+pub(crate) const UPLOADS: &str = "_uploads";
+
+/// The folder of all upload sessions of a repository
+pub(crate) fn uploads(name: &RepositoryName) -> Key {
+    key(format!("{ROOT}/repositories/{name}/{UPLOADS}"))
+}
+
 /// The folder of an upload session
 pub(crate) fn upload(name: &RepositoryName, id: &UploadId) -> Key {
     key(format!("{ROOT}/repositories/{name}/_uploads/{id}"))

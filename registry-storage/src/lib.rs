@@ -26,5 +26,6 @@ pub use crate::filesystem::{FileSystem, OpenError};
 pub use crate::memory::Memory;
 pub use crate::store::{
     AppendError, BlobError, CompleteUploadError, DeleteBlobError, Listing, ManifestReadError,
-    MissingDependency, PutManifestError, Referrer, Store, StoredManifest, Upload, UploadError,
+    MissingDependency, PurgeOptions, PurgeReport, PurgedUpload, PutManifestError, Referrer, Store,
+    StoredManifest, Upload, UploadError,
 };

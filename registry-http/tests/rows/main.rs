@@ -8,8 +8,10 @@
 //! tests on folders.
 
 mod bad_input;
+mod behind_a_proxy;
 mod concurrency;
 mod coverage;
+mod operators_rules;
 mod rows_auth;
 mod rows_delete_errors;
 mod rows_docker;

@@ -7,10 +7,12 @@
 mod blobs;
 mod lists;
 mod manifests;
+mod purge;
 mod referrers;
 mod uploads;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use registry_core::{Digest, RepositoryName};
@@ -21,6 +23,7 @@ use crate::error::StorageError;
 pub use self::blobs::{BlobError, DeleteBlobError};
 pub use self::lists::Listing;
 pub use self::manifests::{ManifestReadError, MissingDependency, PutManifestError, StoredManifest};
+pub use self::purge::{PurgeOptions, PurgeReport, PurgedUpload};
 pub use self::referrers::Referrer;
 pub use self::uploads::{AppendError, CompleteUploadError, Upload, UploadError};
 
@@ -70,6 +73,7 @@ const SOURCES_PER_BLOB: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
+    upload_lifetime: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -89,7 +93,19 @@ impl Store {
                 uploads: driver,
                 sources: Cache::new(SOURCES),
             }),
+            upload_lifetime: Some(uploads::LIFETIME),
         }
+    }
+
+    /// Sets how long after its beginning an upload session can be gone on with; 7 days by
+    /// default, for ever with `None`
+    ///
+    /// Meant for the same age as [`PurgeOptions::older_than`], and `None` where nothing is
+    /// purged. It counts for this store and the clones made of it from now on.
+    #[must_use]
+    pub fn with_upload_lifetime(mut self, lifetime: Option<Duration>) -> Self {
+        self.upload_lifetime = lifetime;
+        self
     }
 
     /// Whether the storage answers

@@ -17,15 +17,16 @@ use registry_core::upload::{
 };
 use registry_core::{Algorithm, Digest, Hasher, RepositoryName};
 
+use super::purge::date;
 use super::{SMALL_READ_LIMIT, Store};
 use crate::driver::Append;
 use crate::error::StorageError;
 use crate::layout;
 
-/// How old a session may get
+/// How old a session may get, unless the store is told otherwise
 ///
 /// Distribution purges after a week by default, and a push that takes longer is none.
-const LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(super) const LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// After how many bytes the hash is saved within one request
 ///
@@ -164,13 +165,12 @@ impl Store {
             return Err(UploadError::Unknown { id: *id });
         };
         // A date that cannot be read was written by a process that died just then.
-        let started: Option<Timestamp> = std::str::from_utf8(&started)
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
-        let age = started
-            .and_then(|started| SystemTime::now().duration_since(started.into()).ok())
+        let age = date(&started)
+            .and_then(|started| SystemTime::now().duration_since(started).ok())
             .unwrap_or_default();
-        if session.expired(age, LIFETIME).is_some() {
+        if let Some(lifetime) = self.upload_lifetime
+            && session.expired(age, lifetime).is_some()
+        {
             self.objects()
                 .delete_tree(&layout::upload(name, id))
                 .await?;
@@ -370,7 +370,13 @@ impl Upload {
         let mut file = match self.store.uploads().reopen(&data).await {
             Ok(file) => file,
             Err(StorageError::NotFound { .. }) => return Err(AppendError::Unknown { id }),
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // Whoever holds it may be ending it: then there is nothing to come back to.
+                if error.is_busy() {
+                    self.still_there().await?;
+                }
+                return Err(error.into());
+            }
         };
         // Another request may have gone on with the session between the reading of its state
         // and the lock, or be cancelling it.

@@ -445,6 +445,7 @@ impl Response {
             self.line
         );
         assert!(!self.header("Date").is_empty());
+        assert!(!self.header("X-Request-ID").is_empty());
         // Lengths are always known, so nothing has to be sent in chunks.
         assert_eq!(self.find("Transfer-Encoding"), None, "{}", self.line);
         match self.status {
@@ -477,6 +478,11 @@ impl Response {
             let message = error["message"].as_str().unwrap();
             assert!(!message.is_empty() && !message.ends_with('.'), "{message}");
             assert!(!message.contains('\n'), "{message}");
+            if self.status >= 500 {
+                // What the user quotes, and the operator finds in the log.
+                let named = format!("(request `{}`)", self.header("X-Request-ID"));
+                assert!(message.ends_with(&named), "{message}");
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use registry_auth::{AllowAll, Anyone, Authenticator, Policy};
 use registry_core::manifest::Limits;
-use registry_http::{RegistryService, ServeOptions, serve};
+use registry_http::{Builder, Observer, RegistryService, ServeOptions, serve};
 use registry_storage::{FileSystem, Key, Memory, Objects, StorageError, Store};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -48,9 +48,22 @@ pub(crate) struct Setup {
     limits: Option<Limits>,
     allow_delete: bool,
     on_disk: bool,
+    configure: Box<dyn FnOnce(Builder) -> Builder>,
 }
 
 impl Setup {
+    /// Whatever else the builder can do
+    pub(crate) fn with(mut self, configure: impl FnOnce(Builder) -> Builder + 'static) -> Self {
+        let before = self.configure;
+        self.configure = Box::new(move |builder| configure(before(builder)));
+        self
+    }
+
+    /// Who learns of every request
+    pub(crate) fn observer(self, observer: Arc<dyn Observer>) -> Self {
+        self.with(|builder| builder.observer(observer))
+    }
+
     /// Who may ask, instead of anyone
     pub(crate) fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authenticator = Arc::new(authenticator);
@@ -95,6 +108,7 @@ impl Setup {
         if let Some(limits) = self.limits {
             builder = builder.manifest_limits(limits);
         }
+        let builder = (self.configure)(builder);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(serve(
@@ -133,6 +147,7 @@ impl Registry {
             limits: None,
             allow_delete: true,
             on_disk: std::env::var("REGISTRY_TEST_DRIVER").is_ok_and(|name| name == "filesystem"),
+            configure: Box::new(|builder| builder),
         }
     }
 

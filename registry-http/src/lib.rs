@@ -61,6 +61,7 @@ mod credentials;
 mod lists;
 mod manifests;
 mod ranges;
+pub mod readiness;
 mod request_body;
 mod respond;
 pub mod rows;
@@ -70,5 +71,6 @@ mod uploads;
 
 pub use crate::access_log::{AccessRecord, Observer};
 pub use crate::body::{BodyError, ResponseBody};
+pub use crate::readiness::Readiness;
 pub use crate::server::{RemoteAddr, ServeOptions, Stopped, serve};
 pub use crate::service::{Builder, RegistryService};

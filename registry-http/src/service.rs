@@ -19,6 +19,7 @@ use registry_storage::Store;
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::credentials::credentials;
+use crate::readiness::Readiness;
 use crate::request_body::RequestBody;
 use crate::respond::{API_VERSION, Cause, Failure, Reply, set};
 use crate::{blobs, lists, manifests, uploads};
@@ -57,6 +58,7 @@ impl RegistryService {
                 allow_delete: true,
                 body_patience: BODY_PATIENCE,
                 observer: None,
+                readiness: Readiness::default(),
             },
         }
     }
@@ -151,6 +153,15 @@ impl Builder {
         self
     }
 
+    /// Whether requests are wanted; by default always
+    ///
+    /// It answers `/livez` and `/readyz`, and while a health check fails all requests are
+    /// refused: see [`Readiness`].
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.inner.readiness = readiness;
+        self
+    }
+
     /// The service
     pub fn build(self) -> RegistryService {
         RegistryService {
@@ -173,6 +184,7 @@ struct Inner {
     allow_delete: bool,
     body_patience: Duration,
     observer: Option<Arc<dyn Observer>>,
+    readiness: Readiness,
 }
 
 impl Inner {
@@ -180,7 +192,8 @@ impl Inner {
         let mut recorder = self
             .observer
             .as_ref()
-            .map(|observer| Box::new(Recorder::begin(observer.clone(), &parts)));
+            .map(|observer| Recorder::begin(observer.clone(), &parts, body.received()))
+            .map(Box::new);
         let head = parts.method == Method::HEAD;
         let mut response = match self.respond(parts, body, recorder.as_deref_mut()).await {
             Ok(response) => response,
@@ -201,14 +214,21 @@ impl Inner {
         mut recorder: Option<&mut Recorder>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
-        if reads && parts.uri.path() == "/" {
+        if reads && let Some(answer) = self.readiness.probe(parts.uri.path()) {
+            return Ok(answer);
+        }
+        if reads && parts.uri.path() == "/" && !self.readiness.is_failing() {
             // Where load balancers ask whether anybody is there.
             return Ok(Reply::new(StatusCode::OK).empty());
         }
-        let operation = route(parts.method.as_str(), parts.uri.path(), parts.uri.query())?;
-        if let Some(recorder) = &mut recorder {
+        let operation = route(parts.method.as_str(), parts.uri.path(), parts.uri.query());
+        if let (Some(recorder), Ok(operation)) = (&mut recorder, &operation) {
             recorder.operation(operation.label());
         }
+        if self.readiness.is_failing() {
+            return Err(Cause::Unhealthy.into());
+        }
+        let operation = operation?;
         let principal = self.identify(&parts.headers, &operation).await?;
         if let Some(recorder) = &mut recorder {
             recorder.user(principal.name());

@@ -1,6 +1,7 @@
 //! Blobs: one copy by digest, one link per repository that has it
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use registry_core::{ByteRange, Digest, Hasher, Manifest, RepositoryName};
@@ -51,6 +52,16 @@ pub enum DeleteBlobError {
     /// The storage failed
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// How often a mount that named no source found a hint where the blob is
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HintCounts {
+    /// There was one
+    pub hits: u64,
+    /// There was none
+    pub misses: u64,
 }
 
 impl Store {
@@ -171,11 +182,21 @@ impl Store {
     /// A hint for a mount that names no source: [`Store::mount_blob`] looks whether it is still
     /// so, and the caller must still be allowed to read there.
     pub fn blob_sources(&self, digest: &Digest) -> Vec<RepositoryName> {
-        self.inner
-            .sources
-            .get(digest)
-            .map(|names| names.to_vec())
-            .unwrap_or_default()
+        let names = self.inner.sources.get(digest);
+        let count = match &names {
+            Some(_) => &self.inner.source_hits,
+            None => &self.inner.source_misses,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        names.map(|names| names.to_vec()).unwrap_or_default()
+    }
+
+    /// How often [`Store::blob_sources`] had an answer since the store was made
+    pub fn hint_counts(&self) -> HintCounts {
+        HintCounts {
+            hits: self.inner.source_hits.load(Ordering::Relaxed),
+            misses: self.inner.source_misses.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn remember_source(&self, digest: &Digest, name: &RepositoryName) {

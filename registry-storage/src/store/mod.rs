@@ -11,6 +11,7 @@ mod referrers;
 mod uploads;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use quick_cache::sync::Cache;
 use registry_core::{Digest, RepositoryName};
@@ -18,7 +19,7 @@ use registry_core::{Digest, RepositoryName};
 use crate::driver::{Key, Objects, Uploads};
 use crate::error::StorageError;
 
-pub use self::blobs::{BlobError, DeleteBlobError};
+pub use self::blobs::{BlobError, DeleteBlobError, HintCounts};
 pub use self::lists::Listing;
 pub use self::manifests::{ManifestReadError, MissingDependency, PutManifestError, StoredManifest};
 pub use self::referrers::Referrer;
@@ -78,6 +79,10 @@ struct Inner {
     uploads: Arc<dyn Uploads>,
     /// Where blobs were last seen: a hint for mounts without a source, verified before use
     sources: Cache<Digest, Arc<[RepositoryName]>>,
+    /// How often a hint was asked for and there was one
+    source_hits: AtomicU64,
+    /// How often a hint was asked for and there was none
+    source_misses: AtomicU64,
 }
 
 impl Store {
@@ -88,6 +93,8 @@ impl Store {
                 objects: driver.clone(),
                 uploads: driver,
                 sources: Cache::new(SOURCES),
+                source_hits: AtomicU64::new(0),
+                source_misses: AtomicU64::new(0),
             }),
         }
     }

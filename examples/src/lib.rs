@@ -7,3 +7,4 @@
 pub mod access_log;
 pub mod compose;
 pub mod config;
+pub mod metrics;

@@ -169,7 +169,7 @@ async fn a_mount_gives_a_blob_without_bytes<D: Driver>(driver: Arc<D>) {
     assert_eq!(store.blob_sources(&digest), [name("a")]);
     assert!(store.blob_sources(&Digest::sha256(b"else")).is_empty());
     let hints = store.hint_counts();
-    assert_eq!((hints.hits, hints.misses), (1, 1));
+    assert_eq!((hints.hits(), hints.misses()), (1, 1));
     assert!(
         !store
             .mount_blob(&name("x"), &name("b"), &digest)

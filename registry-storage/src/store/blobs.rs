@@ -1,7 +1,7 @@
 //! Blobs: one copy by digest, one link per repository that has it
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use registry_core::{ByteRange, Digest, Hasher, Manifest, RepositoryName};
@@ -55,13 +55,22 @@ pub enum DeleteBlobError {
 }
 
 /// How often a mount that named no source found a hint where the blob is
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Debug, Default)]
 pub struct HintCounts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl HintCounts {
     /// There was one
-    pub hits: u64,
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
     /// There was none
-    pub misses: u64,
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
 }
 
 impl Store {
@@ -184,19 +193,16 @@ impl Store {
     pub fn blob_sources(&self, digest: &Digest) -> Vec<RepositoryName> {
         let names = self.inner.sources.get(digest);
         let count = match &names {
-            Some(_) => &self.inner.source_hits,
-            None => &self.inner.source_misses,
+            Some(_) => &self.inner.hint_counts.hits,
+            None => &self.inner.hint_counts.misses,
         };
         count.fetch_add(1, Ordering::Relaxed);
         names.map(|names| names.to_vec()).unwrap_or_default()
     }
 
-    /// How often [`Store::blob_sources`] had an answer since the store was made
-    pub fn hint_counts(&self) -> HintCounts {
-        HintCounts {
-            hits: self.inner.source_hits.load(Ordering::Relaxed),
-            misses: self.inner.source_misses.load(Ordering::Relaxed),
-        }
+    /// How often [`Store::blob_sources`] had an answer, counted on as it is asked
+    pub fn hint_counts(&self) -> Arc<HintCounts> {
+        self.inner.hint_counts.clone()
     }
 
     pub(super) fn remember_source(&self, digest: &Digest, name: &RepositoryName) {

@@ -11,7 +11,6 @@ mod referrers;
 mod uploads;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use quick_cache::sync::Cache;
 use registry_core::{Digest, RepositoryName};
@@ -79,10 +78,7 @@ struct Inner {
     uploads: Arc<dyn Uploads>,
     /// Where blobs were last seen: a hint for mounts without a source, verified before use
     sources: Cache<Digest, Arc<[RepositoryName]>>,
-    /// How often a hint was asked for and there was one
-    source_hits: AtomicU64,
-    /// How often a hint was asked for and there was none
-    source_misses: AtomicU64,
+    hint_counts: Arc<HintCounts>,
 }
 
 impl Store {
@@ -93,8 +89,7 @@ impl Store {
                 objects: driver.clone(),
                 uploads: driver,
                 sources: Cache::new(SOURCES),
-                source_hits: AtomicU64::new(0),
-                source_misses: AtomicU64::new(0),
+                hint_counts: Arc::default(),
             }),
         }
     }

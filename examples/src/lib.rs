@@ -7,4 +7,5 @@
 pub mod access_log;
 pub mod compose;
 pub mod config;
+pub mod health;
 pub mod metrics;

@@ -7,5 +7,6 @@
 pub mod access_log;
 pub mod compose;
 pub mod config;
+pub mod debug;
 pub mod health;
 pub mod metrics;

@@ -9,4 +9,6 @@ pub mod compose;
 pub mod config;
 pub mod debug;
 pub mod health;
+pub mod lines;
+pub mod logging;
 pub mod metrics;

@@ -1,55 +1,178 @@
-//! The access log: a line per request, written by a thread of its own
+//! The access log: a line per request
 
 use std::io::Write;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
+use http::HeaderValue;
 use registry_http::{AccessRecord, Observer};
+use serde_json::Value;
 
-/// How many lines may wait for a slow reader before requests wait too
-///
-/// Waiting, not dropping: a line that is missing from an access log misleads.
-const QUEUE: usize = 8192;
+use crate::lines::{Lines, Writer};
+use crate::logging::{Fields, Formatter, Line, LogOptions};
 
-/// Hands records to the writing thread
+/// Hands a line per request to the writing thread
 #[derive(Debug)]
 pub struct AccessLog {
-    lines: SyncSender<String>,
+    lines: Lines,
+    formatter: Formatter,
+    fields: Fields,
 }
 
-/// The writing thread; it ends when every [`AccessLog`] of it is gone
-#[derive(Debug)]
-pub struct Writer(JoinHandle<()>);
-
 impl AccessLog {
-    /// A log that writes its lines to `out`
-    pub fn new(mut out: impl Write + Send + 'static) -> (Self, Writer) {
-        let (lines, queue) = sync_channel::<String>(QUEUE);
-        let thread = std::thread::spawn(move || {
-            while let Ok(line) = queue.recv() {
-                // Whoever reads the log may have gone; the registry serves on.
-                let _ = out.write_all(line.as_bytes());
-                // As many lines as there are go out together.
-                while let Ok(line) = queue.try_recv() {
-                    let _ = out.write_all(line.as_bytes());
-                }
-                let _ = out.flush();
+    /// A log in the combined format, written to `out`
+    pub fn new(out: impl Write + Send + 'static) -> (Self, Writer) {
+        Self::with_options(out, &LogOptions::default())
+    }
+
+    /// A log in the format of the other logs, written to `out`
+    ///
+    /// As text it is the combined format. As JSON a line has the names that distribution uses,
+    /// `http.request.method` and so on, and the time the request took
+    /// (`http.response.duration`, in seconds).
+    pub fn with_options(out: impl Write + Send + 'static, options: &LogOptions) -> (Self, Writer) {
+        let (lines, writer) = Lines::new(out);
+        let log = Self {
+            lines,
+            formatter: options.formatter,
+            fields: options.fields.clone(),
+        };
+        (log, writer)
+    }
+
+    fn json(&self, record: &AccessRecord) -> String {
+        let mut line = Line {
+            time: record.received,
+            level: tracing::Level::INFO,
+            target: "access",
+            message: "response completed".to_owned(),
+            fields: self.fields.clone(),
+        };
+        let header = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let target = record.uri.path_and_query();
+        let values: [(&str, Option<Value>); 12] = [
+            ("auth.user.name", record.user.clone().map(Value::from)),
+            ("http.request.received", Some(record.received_bytes.into())),
+            ("http.request.method", Some(record.method.as_str().into())),
+            ("http.request.operation", record.operation.map(Value::from)),
+            (
+                "http.request.referer",
+                record.referer.as_ref().map(header).map(Value::from),
+            ),
+            (
+                "http.request.remoteaddr",
+                record.remote.map(|address| address.to_string().into()),
+            ),
+            (
+                "http.request.uri",
+                target.map(|target| target.as_str().into()),
+            ),
+            (
+                "http.request.useragent",
+                record.user_agent.as_ref().map(header).map(Value::from),
+            ),
+            ("http.response.complete", Some(record.complete.into())),
+            (
+                "http.response.duration",
+                Some(record.elapsed.as_secs_f64().into()),
+            ),
+            ("http.response.status", Some(record.status.as_u16().into())),
+            ("http.response.written", Some(record.bytes.into())),
+        ];
+        for (name, value) in values {
+            if let Some(value) = value {
+                line.fields.insert(name.to_owned(), value);
             }
-        });
-        (Self { lines }, Writer(thread))
+        }
+        line.format(self.formatter)
     }
 }
 
 impl Observer for AccessLog {
     fn finished(&self, record: &AccessRecord) {
-        // The thread ends only after the last sender, and it does not panic.
-        let _ = self.lines.send(format!("{record}\n"));
+        self.lines.send(match self.formatter {
+            Formatter::Text => format!("{record}\n"),
+            Formatter::Json | Formatter::Logstash => self.json(record),
+        });
     }
 }
 
-impl Writer {
-    /// Waits until everything is written
-    pub fn join(self) {
-        let _ = self.0.join();
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::{BodyExt, Full};
+    use hyper::service::Service;
+    use registry_auth::{AllowAll, Anyone};
+    use registry_http::RegistryService;
+    use registry_storage::{Memory, Store};
+    use serde_json::json;
+
+    use super::*;
+    use crate::lines::tests::Sink;
+
+    async fn logged(options: &LogOptions) -> String {
+        let sink = Sink::default();
+        let (log, writer) = AccessLog::with_options(sink.clone(), options);
+        let store = Store::new(Arc::new(Memory::new()));
+        let service = RegistryService::builder(store, Arc::new(Anyone), Arc::new(AllowAll))
+            .observer(Arc::new(log))
+            .build();
+        let request = Request::put("/v2/a/manifests/x?y=%22")
+            .header("user-agent", "quoted \"\tx")
+            .header("authorization", "Basic c2VjcmV0OnNlY3JldA==")
+            .body(Full::new(Bytes::from_static(b"12345")))
+            .unwrap();
+        let response = service.call(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        drop(service);
+        writer.join();
+        sink.text()
+    }
+
+    #[tokio::test]
+    async fn text_is_the_combined_format() {
+        let line = logged(&LogOptions::default()).await;
+        assert!(
+            line.contains("\"PUT /v2/a/manifests/x?y=%22 HTTP/1.1\" 400 "),
+            "{line}"
+        );
+        assert!(line.ends_with("\"-\" \"quoted \\x22\\x09x\"\n"), "{line}");
+        assert!(!line.contains("c2VjcmV0"), "{line}");
+    }
+
+    #[tokio::test]
+    async fn json_has_the_names_of_distribution() {
+        for (formatter, message, time) in [
+            (Formatter::Json, "msg", "time"),
+            (Formatter::Logstash, "message", "@timestamp"),
+        ] {
+            let options = LogOptions {
+                formatter,
+                fields: [("service".to_owned(), json!("registry"))].into(),
+                ..LogOptions::default()
+            };
+            let line = logged(&options).await;
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            let value: Value = serde_json::from_str(&line).unwrap();
+            for (name, expected) in [
+                (message, json!("response completed")),
+                ("level", json!("info")),
+                ("service", json!("registry")),
+                ("http.request.method", json!("PUT")),
+                ("http.request.operation", json!("put_manifest")),
+                ("http.request.received", json!(5)),
+                ("http.request.uri", json!("/v2/a/manifests/x?y=%22")),
+                ("http.request.useragent", json!("quoted \"\tx")),
+                ("http.response.complete", json!(true)),
+                ("http.response.status", json!(400)),
+            ] {
+                assert_eq!(value[name], expected, "{name} in {line}");
+            }
+            assert!(value[time].as_str().unwrap().ends_with('Z'), "{line}");
+            assert!(value["http.response.duration"].as_f64().unwrap() < 60.0);
+            assert!(value["http.response.written"].as_u64().unwrap() > 0);
+            assert!(!line.contains("c2VjcmV0"), "{line}");
+        }
     }
 }

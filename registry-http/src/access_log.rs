@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
@@ -13,10 +14,36 @@ use crate::request_id::RequestId;
 
 /// Learns of every request once it is over
 pub trait Observer: Send + Sync + 'static {
+    /// It is known what a request asks for, and work on it begins
+    ///
+    /// [`Observer::finished`] follows, with the same `operation` in its record. Requests that
+    /// are none of the registry's, or only ask whether it is there, do not come here: they are
+    /// over at once.
+    ///
+    /// Must not block, as [`Observer::finished`].
+    fn started(&self, operation: &'static str) {
+        let _ = operation;
+    }
+
     /// The last byte of the response body was handed to the connection, or the client went away
     ///
     /// Called once per request, on a thread that serves other requests too: it must not block.
     fn finished(&self, record: &AccessRecord);
+}
+
+/// All of them, in order
+impl Observer for Vec<Arc<dyn Observer>> {
+    fn started(&self, operation: &'static str) {
+        for observer in self {
+            observer.started(operation);
+        }
+    }
+
+    fn finished(&self, record: &AccessRecord) {
+        for observer in self {
+            observer.finished(record);
+        }
+    }
 }
 
 /// What happened in one request
@@ -63,7 +90,9 @@ pub struct AccessRecord {
     pub status: StatusCode,
     /// The bytes of the response body that were handed to the connection
     pub bytes: u64,
-    /// Whether that was the whole body
+    /// The bytes of the request body that were read
+    pub received_bytes: u64,
+    /// Whether the response body was handed over to its end; `bytes` is its length then
     pub complete: bool,
     /// The `Referer` header
     pub referer: Option<HeaderValue>,
@@ -137,6 +166,8 @@ fn escape(f: &mut fmt::Formatter<'_>, text: &[u8], besides: u8) -> fmt::Result {
 pub(crate) struct Recorder {
     observer: Arc<dyn Observer>,
     started: Instant,
+    /// Counts the bytes of the request body, wherever that is read
+    received: Arc<AtomicU64>,
     record: AccessRecord,
 }
 
@@ -146,10 +177,12 @@ impl Recorder {
         parts: &Parts,
         remote: Option<IpAddr>,
         request_id: RequestId,
+        received: Arc<AtomicU64>,
     ) -> Self {
         Self {
             observer,
             started: Instant::now(),
+            received,
             record: AccessRecord {
                 remote,
                 user: None,
@@ -160,6 +193,7 @@ impl Recorder {
                 version: parts.version,
                 status: client_closed_request(),
                 bytes: 0,
+                received_bytes: 0,
                 complete: false,
                 referer: parts.headers.get(header::REFERER).cloned(),
                 user_agent: parts.headers.get(header::USER_AGENT).cloned(),
@@ -171,6 +205,7 @@ impl Recorder {
 
     pub(crate) fn operation(&mut self, label: &'static str) {
         self.record.operation = Some(label);
+        self.observer.started(label);
     }
 
     pub(crate) fn user(&mut self, name: Option<&str>) {
@@ -193,6 +228,7 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         self.record.elapsed = self.started.elapsed();
+        self.record.received_bytes = self.received.load(Ordering::Relaxed);
         self.observer.finished(&self.record);
     }
 }
@@ -217,6 +253,7 @@ mod tests {
             version: Version::HTTP_11,
             status: StatusCode::OK,
             bytes: 5,
+            received_bytes: 0,
             complete: true,
             referer: None,
             user_agent: Some(HeaderValue::from_bytes(agent).unwrap()),

@@ -1,6 +1,8 @@
 //! The bodies of requests: streamed, never waited for without end, never left in the way
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ pub(crate) struct RequestBody {
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
     stalled: bool,
+    received: Arc<AtomicU64>,
 }
 
 impl RequestBody {
@@ -58,7 +61,13 @@ impl RequestBody {
             timer: None,
             waiting: false,
             stalled: false,
+            received: Arc::default(),
         }
+    }
+
+    /// Counts the bytes that are read of it, to its end
+    pub(crate) fn received(&self) -> Arc<AtomicU64> {
+        self.received.clone()
     }
 
     /// The announced length
@@ -138,6 +147,8 @@ impl Stream for RequestBody {
                     if let Ok(bytes) = frame.into_data()
                         && !bytes.is_empty()
                     {
+                        this.received
+                            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }

@@ -37,7 +37,7 @@ pub(crate) const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 pub(crate) const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
 /// When to try again after a failure that names no time of its own
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A response under construction
 pub(crate) struct Reply {
@@ -153,6 +153,11 @@ pub(crate) enum Cause {
     Storage(#[from] StorageError),
     #[error("{reason}")]
     Unauthenticated { reason: String, challenge: String },
+    /// The checker has logged which check fails, once
+    #[error(
+        "the registry's health checks fail; try again later, or ask its operator to look at them"
+    )]
+    Unhealthy,
     #[error("{error}")]
     Unidentified {
         #[source]
@@ -224,7 +229,9 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         ),
         Cause::Storage(error) => storage_verdict(error),
         Cause::Unauthenticated { .. } => (Status::UNAUTHORIZED, Code::Unauthorized),
-        Cause::Unidentified { .. } => (Status::SERVICE_UNAVAILABLE, Code::Unavailable),
+        Cause::Unhealthy | Cause::Unidentified { .. } => {
+            (Status::SERVICE_UNAVAILABLE, Code::Unavailable)
+        }
         Cause::Upload(UploadError::Storage(error)) => storage_verdict(error),
         Cause::Upload(_) => (Status::NOT_FOUND, Code::BlobUploadUnknown),
         Cause::Url(_) => (Status::BAD_REQUEST, Code::ManifestInvalid),
@@ -261,7 +268,7 @@ impl Failure {
     pub(crate) fn respond(self, id: &RequestId) -> Response<ResponseBody> {
         let cause = *self.0;
         let (status, code) = verdict(&cause);
-        if status.is_server_error() {
+        if status.is_server_error() && !matches!(cause, Cause::Unhealthy) {
             let error = &cause as &(dyn std::error::Error + 'static);
             if matches!(storage_error(&cause), Some(StorageError::Busy { .. })) {
                 tracing::warn!(error, "another request holds what this one needs");
@@ -640,6 +647,7 @@ mod tests {
                 },
                 "401 UNAUTHORIZED www-authenticate Basic realm=\"r\"".to_owned(),
             ),
+            (Cause::Unhealthy, "503 UNAVAILABLE retry-after 5".to_owned()),
             (
                 Cause::Unidentified {
                     error: AuthenticateError::Rejected,

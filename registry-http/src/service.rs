@@ -25,6 +25,7 @@ use crate::credentials::credentials;
 use crate::forwarded::{self, Client};
 use crate::location::{self, Locations, Prefix, Root};
 use crate::manifest_urls::ManifestUrls;
+use crate::readiness::Readiness;
 use crate::request_body::RequestBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::respond::{API_VERSION, Cause, Failure, Reply, set};
@@ -76,6 +77,7 @@ impl RegistryService {
                 read_only: false,
                 catalog_limit: CATALOG_LIMIT.get(),
                 manifest_urls: None,
+                readiness: Readiness::default(),
             },
         }
     }
@@ -227,6 +229,15 @@ impl Builder {
         self
     }
 
+    /// Whether requests are wanted; by default always
+    ///
+    /// It answers `/livez` and `/readyz`, and while a health check fails all requests are
+    /// refused: see [`Readiness`].
+    pub fn readiness(mut self, readiness: Readiness) -> Self {
+        self.inner.readiness = readiness;
+        self
+    }
+
     /// The service
     pub fn build(mut self) -> RegistryService {
         self.inner.root = Root::new(&self.locations, &self.inner.prefix);
@@ -258,6 +269,7 @@ struct Inner {
     read_only: bool,
     catalog_limit: usize,
     manifest_urls: Option<ManifestUrls>,
+    readiness: Readiness,
 }
 
 impl Inner {
@@ -285,6 +297,7 @@ impl Inner {
                 &parts,
                 client.address,
                 id.clone(),
+                body.received(),
             ))
         });
         let head = parts.method == Method::HEAD;
@@ -319,21 +332,28 @@ impl Inner {
         mut recorder: Option<&mut Recorder>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
+        if reads && let Some(answer) = self.readiness.probe(parts.uri.path()) {
+            return Ok(answer);
+        }
         // Where load balancers ask whether anybody is there.
-        if reads && parts.uri.path() == "/" {
+        if reads && parts.uri.path() == "/" && !self.readiness.is_failing() {
             return Ok(Reply::new(StatusCode::OK).empty());
         }
         let Some(path) = self.prefix.strip(parts.uri.path()) else {
             let prefix = self.prefix.clone();
             return Err(Cause::OutsidePrefix { prefix }.into());
         };
-        if reads && matches!(path, "" | "/") {
+        if reads && matches!(path, "" | "/") && !self.readiness.is_failing() {
             return Ok(Reply::new(StatusCode::OK).empty());
         }
-        let operation = route(parts.method.as_str(), path, parts.uri.query())?;
-        if let Some(recorder) = &mut recorder {
+        let operation = route(parts.method.as_str(), path, parts.uri.query());
+        if let (Some(recorder), Ok(operation)) = (&mut recorder, &operation) {
             recorder.operation(operation.label());
         }
+        if self.readiness.is_failing() {
+            return Err(Cause::Unhealthy.into());
+        }
+        let operation = operation?;
         let principal = self.identify(&parts.headers, &operation).await?;
         if let Some(recorder) = &mut recorder {
             recorder.user(principal.name());

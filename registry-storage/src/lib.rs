@@ -2,7 +2,8 @@
 //!
 //! [`Store`] keeps distribution v2's layout, to the byte, on anything that implements
 //! [`Objects`] and [`Uploads`]. [`FileSystem`] is a folder, [`Memory`] is gone with the
-//! process. A directory that distribution wrote is served as it is, and can go back.
+//! process. [`Measured`] reports the calls of either. A directory that distribution wrote is
+//! served as it is, and can go back.
 //!
 //! What is acknowledged is durable first; several processes may serve one storage; and errors
 //! say what they are: an outage is never reported as absence.
@@ -15,6 +16,7 @@ pub mod driver;
 pub mod error;
 pub mod filesystem;
 mod layout;
+pub mod measured;
 pub mod memory;
 mod store;
 #[cfg(any(test, feature = "suite"))]
@@ -23,9 +25,10 @@ pub mod suite;
 pub use crate::driver::{Append, ByteStream, Driver, Entry, Key, Objects, Stat, Uploads};
 pub use crate::error::StorageError;
 pub use crate::filesystem::{FileSystem, OpenError};
+pub use crate::measured::{Measured, StorageCall, StorageObserver, StorageOutcome, StorageReport};
 pub use crate::memory::Memory;
 pub use crate::store::{
-    AppendError, BlobError, CompleteUploadError, DeleteBlobError, Listing, ManifestReadError,
-    MissingDependency, PurgeOptions, PurgeReport, PurgedUpload, PutManifestError, Referrer, Store,
-    StoredManifest, Upload, UploadError,
+    AppendError, BlobError, CompleteUploadError, DeleteBlobError, HintCounts, Listing,
+    ManifestReadError, MissingDependency, PurgeOptions, PurgeReport, PurgedUpload,
+    PutManifestError, Referrer, Store, StoredManifest, Upload, UploadError,
 };

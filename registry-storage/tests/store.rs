@@ -167,6 +167,9 @@ async fn a_mount_gives_a_blob_without_bytes<D: Driver>(driver: Arc<D>) {
     let store = Store::new(driver);
     let digest = push(&store, &name("a"), b"shared").await;
     assert_eq!(store.blob_sources(&digest), [name("a")]);
+    assert!(store.blob_sources(&Digest::sha256(b"else")).is_empty());
+    let hints = store.hint_counts();
+    assert_eq!((hints.hits(), hints.misses()), (1, 1));
     assert!(
         !store
             .mount_blob(&name("x"), &name("b"), &digest)

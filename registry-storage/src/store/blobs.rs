@@ -1,6 +1,7 @@
 //! Blobs: one copy by digest, one link per repository that has it
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use registry_core::{ByteRange, Digest, Hasher, Manifest, RepositoryName};
@@ -51,6 +52,25 @@ pub enum DeleteBlobError {
     /// The storage failed
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// How often a mount that named no source found a hint where the blob is
+#[derive(Debug, Default)]
+pub struct HintCounts {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl HintCounts {
+    /// There was one
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// There was none
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
 }
 
 impl Store {
@@ -171,11 +191,18 @@ impl Store {
     /// A hint for a mount that names no source: [`Store::mount_blob`] looks whether it is still
     /// so, and the caller must still be allowed to read there.
     pub fn blob_sources(&self, digest: &Digest) -> Vec<RepositoryName> {
-        self.inner
-            .sources
-            .get(digest)
-            .map(|names| names.to_vec())
-            .unwrap_or_default()
+        let names = self.inner.sources.get(digest);
+        let count = match &names {
+            Some(_) => &self.inner.hint_counts.hits,
+            None => &self.inner.hint_counts.misses,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        names.map(|names| names.to_vec()).unwrap_or_default()
+    }
+
+    /// How often [`Store::blob_sources`] had an answer, counted on as it is asked
+    pub fn hint_counts(&self) -> Arc<HintCounts> {
+        self.inner.hint_counts.clone()
     }
 
     pub(super) fn remember_source(&self, digest: &Digest, name: &RepositoryName) {

@@ -20,7 +20,7 @@ use registry_core::{Digest, RepositoryName};
 use crate::driver::{Key, Objects, Uploads};
 use crate::error::StorageError;
 
-pub use self::blobs::{BlobError, DeleteBlobError};
+pub use self::blobs::{BlobError, DeleteBlobError, HintCounts};
 pub use self::lists::Listing;
 pub use self::manifests::{ManifestReadError, MissingDependency, PutManifestError, StoredManifest};
 pub use self::purge::{PurgeOptions, PurgeReport, PurgedUpload};
@@ -82,6 +82,7 @@ struct Inner {
     uploads: Arc<dyn Uploads>,
     /// Where blobs were last seen: a hint for mounts without a source, verified before use
     sources: Cache<Digest, Arc<[RepositoryName]>>,
+    hint_counts: Arc<HintCounts>,
 }
 
 impl Store {
@@ -92,6 +93,7 @@ impl Store {
                 objects: driver.clone(),
                 uploads: driver,
                 sources: Cache::new(SOURCES),
+                hint_counts: Arc::default(),
             }),
             upload_lifetime: Some(uploads::LIFETIME),
         }

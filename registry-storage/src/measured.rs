@@ -1,0 +1,668 @@
+//! A driver that tells how long the calls of another take, and how they end
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{Stream, StreamExt};
+use registry_core::range::ByteRange;
+
+use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
+use crate::error::StorageError;
+
+/// Learns of every call to a storage once it is over
+///
+/// Called on threads that serve requests, often: it must not block.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use registry_storage::{Measured, Memory, StorageCall, StorageObserver, StorageReport, Store};
+///
+/// #[derive(Debug, Default)]
+/// struct Lists(AtomicU64);
+///
+/// impl StorageObserver for Lists {
+///     fn called(&self, report: &StorageReport) {
+///         if report.call == StorageCall::List {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let lists = Arc::new(Lists::default());
+/// let store = Store::new(Arc::new(Measured::new(Memory::new(), lists.clone())));
+/// store.ready().await.unwrap();
+/// assert_eq!(lists.0.load(Ordering::Relaxed), 1);
+/// # }
+/// ```
+pub trait StorageObserver: fmt::Debug + Send + Sync + 'static {
+    /// A call is over
+    fn called(&self, report: &StorageReport);
+
+    /// An upload was opened for writing; once it is dropped, [`StorageObserver::upload_closed`]
+    /// follows
+    fn upload_opened(&self) {}
+
+    /// An upload that was open for writing is so no more
+    fn upload_closed(&self) {}
+}
+
+/// One call to a storage, and how it ended
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StorageReport {
+    /// What was called
+    pub call: StorageCall,
+    /// How it ended
+    pub outcome: StorageOutcome,
+    /// How long it took
+    ///
+    /// Of [`StorageCall::StreamBytes`], only the time that the storage was waited for, not
+    /// what the reader took in between.
+    pub elapsed: Duration,
+    /// The bytes of content that were read or written
+    pub bytes: u64,
+}
+
+/// A method of a driver, as a name that is one of a few
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum StorageCall {
+    /// [`Objects::read`]
+    Read,
+    /// [`Objects::stat`]
+    Stat,
+    /// [`Objects::stream`], until the object is open
+    Stream,
+    /// The stream that [`Objects::stream`] gave, from its first byte to its end
+    StreamBytes,
+    /// [`Objects::write`]
+    Write,
+    /// [`Objects::delete`]
+    Delete,
+    /// [`Objects::delete_tree`]
+    DeleteTree,
+    /// [`Objects::rename`]
+    Rename,
+    /// [`Objects::list`]
+    List,
+    /// [`Uploads::append`] and [`Uploads::reopen`]
+    UploadOpen,
+    /// [`Append::write`], which may return before the bytes are written
+    UploadWrite,
+    /// [`Append::sync`]
+    UploadSync,
+    /// [`Append::truncate`]
+    UploadTruncate,
+    /// [`Uploads::publish`]
+    UploadPublish,
+}
+
+impl StorageCall {
+    /// All of them, in the order of their numbers
+    pub const ALL: [Self; 14] = [
+        Self::Read,
+        Self::Stat,
+        Self::Stream,
+        Self::StreamBytes,
+        Self::Write,
+        Self::Delete,
+        Self::DeleteTree,
+        Self::Rename,
+        Self::List,
+        Self::UploadOpen,
+        Self::UploadWrite,
+        Self::UploadSync,
+        Self::UploadTruncate,
+        Self::UploadPublish,
+    ];
+
+    /// Its name, such as `delete_tree`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Stat => "stat",
+            Self::Stream => "stream",
+            Self::StreamBytes => "stream_bytes",
+            Self::Write => "write",
+            Self::Delete => "delete",
+            Self::DeleteTree => "delete_tree",
+            Self::Rename => "rename",
+            Self::List => "list",
+            Self::UploadOpen => "upload_open",
+            Self::UploadWrite => "upload_write",
+            Self::UploadSync => "upload_sync",
+            Self::UploadTruncate => "upload_truncate",
+            Self::UploadPublish => "upload_publish",
+        }
+    }
+}
+
+/// How a call ended
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum StorageOutcome {
+    /// As it should
+    Ok,
+    /// Whoever called did not wait for the end, most often because its client went away
+    Abandoned,
+    /// [`StorageError::Busy`]
+    Busy,
+    /// [`StorageError::Corrupt`]
+    Corrupt,
+    /// [`StorageError::Denied`]
+    Denied,
+    /// [`StorageError::Full`]
+    Full,
+    /// [`StorageError::NotFound`], which often is the expected answer
+    NotFound,
+    /// [`StorageError::Transient`]
+    Transient,
+}
+
+impl StorageOutcome {
+    /// All of them, in the order of their numbers
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Abandoned,
+        Self::Busy,
+        Self::Corrupt,
+        Self::Denied,
+        Self::Full,
+        Self::NotFound,
+        Self::Transient,
+    ];
+
+    /// Its name, such as `not_found`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Abandoned => "abandoned",
+            Self::Busy => "busy",
+            Self::Corrupt => "corrupt",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::NotFound => "not_found",
+            Self::Transient => "transient",
+        }
+    }
+}
+
+impl From<&StorageError> for StorageOutcome {
+    fn from(error: &StorageError) -> Self {
+        match error {
+            StorageError::Busy { .. } => Self::Busy,
+            StorageError::Corrupt { .. } => Self::Corrupt,
+            StorageError::Denied { .. } => Self::Denied,
+            StorageError::Full { .. } => Self::Full,
+            StorageError::NotFound { .. } => Self::NotFound,
+            StorageError::Transient { .. } => Self::Transient,
+        }
+    }
+}
+
+/// A driver whose calls are reported to a [`StorageObserver`]
+///
+/// It changes nothing of what the driver does; what it adds to a call is an allocation and
+/// two looks at the clock.
+#[derive(Debug)]
+pub struct Measured<D> {
+    driver: D,
+    observer: Arc<dyn StorageObserver>,
+}
+
+impl<D> Measured<D> {
+    /// `driver`, whose calls `observer` learns of
+    pub fn new(driver: D, observer: Arc<dyn StorageObserver>) -> Self {
+        Self { driver, observer }
+    }
+
+    /// Waits for a call and reports it; `bytes` tells how many a successful one moved
+    async fn report<T>(
+        &self,
+        call: StorageCall,
+        future: impl Future<Output = Result<T, StorageError>>,
+        bytes: impl FnOnce(&T) -> u64,
+    ) -> Result<T, StorageError> {
+        report(&*self.observer, call, future, bytes).await
+    }
+
+    fn opened(&self, upload: Box<dyn Append>) -> Box<dyn Append> {
+        self.observer.upload_opened();
+        Box::new(MeasuredAppend {
+            upload,
+            observer: self.observer.clone(),
+        })
+    }
+}
+
+#[async_trait]
+impl<D: Objects> Objects for Measured<D> {
+    async fn read(&self, key: &Key, limit: usize) -> Result<Bytes, StorageError> {
+        let call = self.driver.read(key, limit);
+        self.report(StorageCall::Read, call, |bytes| bytes.len() as u64)
+            .await
+    }
+
+    async fn stat(&self, key: &Key) -> Result<Stat, StorageError> {
+        self.report(StorageCall::Stat, self.driver.stat(key), nothing)
+            .await
+    }
+
+    async fn stream(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, ByteStream), StorageError> {
+        let call = self.driver.stream(key, range);
+        let (size, stream) = self.report(StorageCall::Stream, call, nothing).await?;
+        let stream = MeasuredStream {
+            stream,
+            observer: self.observer.clone(),
+            expected: range.map_or(size, |range| range.len()),
+            waiting: None,
+            waited: Duration::ZERO,
+            bytes: 0,
+            outcome: None,
+        };
+        Ok((size, stream.boxed()))
+    }
+
+    async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
+        let length = bytes.len() as u64;
+        let call = self.driver.write(key, bytes);
+        self.report(StorageCall::Write, call, |()| length).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StorageError> {
+        self.report(StorageCall::Delete, self.driver.delete(key), nothing)
+            .await
+    }
+
+    async fn delete_tree(&self, key: &Key) -> Result<(), StorageError> {
+        let call = self.driver.delete_tree(key);
+        self.report(StorageCall::DeleteTree, call, nothing).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError> {
+        let call = self.driver.rename(from, to);
+        self.report(StorageCall::Rename, call, nothing).await
+    }
+
+    async fn list(
+        &self,
+        folder: Option<&Key>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let call = self.driver.list(folder, after, limit);
+        self.report(StorageCall::List, call, nothing).await
+    }
+}
+
+#[async_trait]
+impl<D: Uploads> Uploads for Measured<D> {
+    async fn append(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        let call = self.driver.append(upload);
+        let upload = self.report(StorageCall::UploadOpen, call, nothing).await?;
+        Ok(self.opened(upload))
+    }
+
+    async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        let call = self.driver.reopen(upload);
+        let upload = self.report(StorageCall::UploadOpen, call, nothing).await?;
+        Ok(self.opened(upload))
+    }
+
+    async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {
+        let call = self.driver.publish(upload, to);
+        self.report(StorageCall::UploadPublish, call, nothing).await
+    }
+}
+
+#[derive(Debug)]
+struct MeasuredAppend {
+    upload: Box<dyn Append>,
+    observer: Arc<dyn StorageObserver>,
+}
+
+#[async_trait]
+impl Append for MeasuredAppend {
+    fn size(&self) -> u64 {
+        self.upload.size()
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        let length = bytes.len() as u64;
+        let call = self.upload.write(bytes);
+        report(&*self.observer, StorageCall::UploadWrite, call, |()| length).await
+    }
+
+    async fn sync(&mut self) -> Result<(), StorageError> {
+        let call = self.upload.sync();
+        report(&*self.observer, StorageCall::UploadSync, call, nothing).await
+    }
+
+    async fn truncate(&mut self, size: u64) -> Result<(), StorageError> {
+        let call = self.upload.truncate(size);
+        report(&*self.observer, StorageCall::UploadTruncate, call, nothing).await
+    }
+}
+
+impl Drop for MeasuredAppend {
+    fn drop(&mut self) {
+        self.observer.upload_closed();
+    }
+}
+
+/// A stream that is reported when it is dropped
+struct MeasuredStream {
+    stream: ByteStream,
+    observer: Arc<dyn StorageObserver>,
+    /// How many bytes there are to come in all
+    expected: u64,
+    /// Since when the storage is waited for
+    waiting: Option<Instant>,
+    waited: Duration,
+    bytes: u64,
+    outcome: Option<StorageOutcome>,
+}
+
+impl Stream for MeasuredStream {
+    type Item = Result<Bytes, StorageError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let since = *self.waiting.get_or_insert_with(Instant::now);
+        let polled = self.stream.poll_next_unpin(cx);
+        if let Poll::Ready(item) = &polled {
+            self.waiting = None;
+            self.waited += since.elapsed();
+            match item {
+                Some(Ok(bytes)) => self.bytes += bytes.len() as u64,
+                Some(Err(error)) => self.outcome = Some(error.into()),
+                None => {
+                    self.outcome.get_or_insert(StorageOutcome::Ok);
+                }
+            }
+        }
+        polled
+    }
+}
+
+impl Drop for MeasuredStream {
+    fn drop(&mut self) {
+        if let Some(since) = self.waiting {
+            self.waited += since.elapsed();
+        }
+        // Whoever has all bytes need not ask whether there are more.
+        let outcome = match self.outcome {
+            Some(outcome) => outcome,
+            None if self.bytes >= self.expected => StorageOutcome::Ok,
+            None => StorageOutcome::Abandoned,
+        };
+        self.observer.called(&StorageReport {
+            call: StorageCall::StreamBytes,
+            outcome,
+            elapsed: self.waited,
+            bytes: self.bytes,
+        });
+    }
+}
+
+/// A call under way: it is reported when it is dropped
+struct Running<'a> {
+    observer: &'a dyn StorageObserver,
+    started: Instant,
+    report: StorageReport,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.report.elapsed = self.started.elapsed();
+        self.observer.called(&self.report);
+    }
+}
+
+async fn report<T>(
+    observer: &dyn StorageObserver,
+    call: StorageCall,
+    future: impl Future<Output = Result<T, StorageError>>,
+    bytes: impl FnOnce(&T) -> u64,
+) -> Result<T, StorageError> {
+    let mut running = Running {
+        observer,
+        started: Instant::now(),
+        report: StorageReport {
+            call,
+            outcome: StorageOutcome::Abandoned,
+            elapsed: Duration::ZERO,
+            bytes: 0,
+        },
+    };
+    let result = future.await;
+    match &result {
+        Ok(value) => {
+            running.report.outcome = StorageOutcome::Ok;
+            running.report.bytes = bytes(value);
+        }
+        Err(error) => running.report.outcome = error.into(),
+    }
+    result
+}
+
+/// The bytes of a call that moves no content
+fn nothing<T>(_: &T) -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::memory::Memory;
+
+    #[derive(Debug, Default)]
+    struct Reports {
+        reports: Mutex<Vec<StorageReport>>,
+        open: Mutex<i64>,
+    }
+
+    impl Reports {
+        /// What was reported since the last look
+        fn take(&self) -> Vec<(StorageCall, StorageOutcome, u64)> {
+            self.reports
+                .lock()
+                .unwrap()
+                .drain(..)
+                .map(|report| (report.call, report.outcome, report.bytes))
+                .collect()
+        }
+
+        fn open(&self) -> i64 {
+            *self.open.lock().unwrap()
+        }
+    }
+
+    impl StorageObserver for Reports {
+        fn called(&self, report: &StorageReport) {
+            self.reports.lock().unwrap().push(*report);
+        }
+
+        fn upload_opened(&self) {
+            *self.open.lock().unwrap() += 1;
+        }
+
+        fn upload_closed(&self) {
+            *self.open.lock().unwrap() -= 1;
+        }
+    }
+
+    fn measured() -> (Measured<Memory>, Arc<Reports>) {
+        let reports = Arc::new(Reports::default());
+        (
+            Measured::new(Memory::new(), reports.clone()),
+            reports.clone(),
+        )
+    }
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_places_in_the_tables_and_names_are_different() {
+        for (index, call) in StorageCall::ALL.into_iter().enumerate() {
+            assert_eq!(call as usize, index);
+        }
+        for (index, outcome) in StorageOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, index);
+        }
+        let names = StorageCall::ALL.map(StorageCall::as_str);
+        let different: std::collections::BTreeSet<_> = names.into_iter().collect();
+        assert_eq!(different.len(), names.len());
+    }
+
+    #[tokio::test]
+    async fn calls_are_reported_with_their_bytes_and_outcomes() {
+        use StorageCall as Call;
+        use StorageOutcome as Outcome;
+
+        let (driver, reports) = measured();
+        let a = key("f/a");
+        driver
+            .write(&a, Bytes::from_static(b"hello"))
+            .await
+            .unwrap();
+        driver.read(&a, 100).await.unwrap();
+        driver.read(&a, 2).await.unwrap_err();
+        driver.stat(&key("b")).await.unwrap_err();
+        driver.list(None, None, 10).await.unwrap();
+        driver.rename(&a, &key("f/b")).await.unwrap();
+        driver.delete(&a).await.unwrap_err();
+        driver.delete_tree(&key("f")).await.unwrap();
+        assert_eq!(
+            reports.take(),
+            [
+                (Call::Write, Outcome::Ok, 5),
+                (Call::Read, Outcome::Ok, 5),
+                (Call::Read, Outcome::Corrupt, 0),
+                (Call::Stat, Outcome::NotFound, 0),
+                (Call::List, Outcome::Ok, 0),
+                (Call::Rename, Outcome::Ok, 0),
+                (Call::Delete, Outcome::NotFound, 0),
+                (Call::DeleteTree, Outcome::Ok, 0),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_open_until_it_is_dropped() {
+        use StorageCall as Call;
+        use StorageOutcome as Outcome;
+
+        let (driver, reports) = measured();
+        let upload = key("u/data");
+        let mut append = driver.append(&upload).await.unwrap();
+        assert_eq!(reports.open(), 1);
+        append.write(Bytes::from_static(b"abc")).await.unwrap();
+        append.sync().await.unwrap();
+        append.truncate(9).await.unwrap_err();
+        driver.reopen(&upload).await.unwrap_err();
+        assert_eq!((append.size(), reports.open()), (3, 1));
+        drop(append);
+        assert_eq!(reports.open(), 0);
+        driver.publish(&upload, &key("blob")).await.unwrap();
+        assert_eq!(
+            reports.take(),
+            [
+                (Call::UploadOpen, Outcome::Ok, 0),
+                (Call::UploadWrite, Outcome::Ok, 3),
+                (Call::UploadSync, Outcome::Ok, 0),
+                (Call::UploadTruncate, Outcome::Corrupt, 0),
+                (Call::UploadOpen, Outcome::Busy, 0),
+                (Call::UploadPublish, Outcome::Ok, 0),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_reported_by_what_was_read_of_it() {
+        use StorageCall as Call;
+        use StorageOutcome as Outcome;
+
+        let (driver, reports) = measured();
+        let a = key("a");
+        let size = 3_000_000;
+        driver.write(&a, vec![1; size].into()).await.unwrap();
+        let (_, stream) = driver.stream(&a, None).await.unwrap();
+        stream.try_collect::<Vec<_>>().await.unwrap();
+        // All bytes, without asking for the end.
+        let (_, mut stream) = driver.stream(&a, None).await.unwrap();
+        let mut read = 0;
+        while read < size {
+            read += stream.try_next().await.unwrap().unwrap().len();
+        }
+        drop(stream);
+        drop(driver.stream(&a, None).await.unwrap());
+        driver
+            .stream(&key("b"), None)
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        assert_eq!(
+            reports.take(),
+            [
+                (Call::Write, Outcome::Ok, size as u64),
+                (Call::Stream, Outcome::Ok, 0),
+                (Call::StreamBytes, Outcome::Ok, size as u64),
+                (Call::Stream, Outcome::Ok, 0),
+                (Call::StreamBytes, Outcome::Ok, size as u64),
+                (Call::Stream, Outcome::Ok, 0),
+                (Call::StreamBytes, Outcome::Abandoned, 0),
+                (Call::Stream, Outcome::NotFound, 0),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_not_waited_for_is_abandoned() {
+        let reports = Reports::default();
+        let call = report(
+            &reports,
+            StorageCall::Stat,
+            std::future::pending::<Result<(), StorageError>>(),
+            nothing,
+        );
+        let timeout = tokio::time::timeout(Duration::from_millis(5), call).await;
+        assert!(timeout.is_err());
+        let report = reports.reports.lock().unwrap()[0];
+        assert_eq!(report.outcome, StorageOutcome::Abandoned);
+        assert!(report.elapsed >= Duration::from_millis(5), "{report:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_measured_passes_the_suite_as_before() {
+        let reports = Arc::new(Reports::default());
+        let memory = Memory::new();
+        let driver = Arc::new(Measured::new(memory.clone(), reports.clone()));
+        crate::suite::run(driver.clone()).await;
+        crate::suite::run_shared(driver, Arc::new(memory)).await;
+        assert_eq!(reports.open(), 0);
+        let called = reports.take();
+        for call in StorageCall::ALL {
+            assert!(called.iter().any(|report| report.0 == call), "{call:?}");
+        }
+    }
+}

@@ -13,6 +13,14 @@ use super::hash::{Hash, MAX_PASSWORD};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint([u8; 32]);
 
+impl Fingerprint {
+    /// A part of it, for where a mistake once in a very long time does no harm
+    pub(super) fn short(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
 /// Makes fingerprints
 #[derive(Clone)]
 pub(super) struct Fingerprints(Hmac<Sha256>);

@@ -12,6 +12,10 @@
 //!   does not tell them from the others. Therefore one hash serves the first of each shadow
 //!   lane at once, however many there are.
 //!
+//! Within a lane of either kind, who was turned away most often goes first. An attacker who
+//! guesses the password of a user fills the lane again and again with what is new, and so the
+//! user, who brings the same each time, gets in.
+//!
 //! The kinds take turns. So a password that is seen for the first time waits for a hash that
 //! runs, for one of a shadow, and for those of users who did not fail lately either; how many
 //! names an attacker makes up plays no part.
@@ -26,6 +30,7 @@ use tokio::sync::oneshot::Sender;
 
 use super::account::Account;
 use super::fingerprint::Fingerprint;
+use super::turned_away::TurnedAway;
 
 /// As many passwords as wait for one user name
 const PER_NAME: usize = 16;
@@ -87,13 +92,15 @@ pub(super) struct Lanes {
     /// Who waits for the answer about which credentials, be they waiting or running
     flights: HashMap<Fingerprint, Vec<Sender<Verdict>>>,
     joined: usize,
+    turned_away: TurnedAway,
     ticket: u64,
     shadow_was_last: bool,
     swept: bool,
 }
 
 struct Lane<W> {
-    waiting: VecDeque<W>,
+    /// With how often each was turned away before; who was most often stands in front
+    waiting: VecDeque<(u32, W)>,
     running: bool,
 }
 
@@ -110,6 +117,23 @@ impl<W> Default for Lane<W> {
             waiting: VecDeque::new(),
             running: false,
         }
+    }
+}
+
+impl<W> Lane<W> {
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= PER_NAME
+    }
+
+    /// Lets one more wait, and gives back who has to give way for it, which may be itself
+    fn insert(&mut self, times: u32, one: W) -> Option<W> {
+        let behind = |other: &(u32, W)| other.0 >= times;
+        let place = self.waiting.partition_point(behind);
+        self.waiting.insert(place, (times, one));
+        (self.waiting.len() > PER_NAME)
+            .then(|| self.waiting.pop_back())
+            .flatten()
+            .map(|(_, last)| last)
     }
 }
 
@@ -132,29 +156,36 @@ impl Lanes {
             flight.push(sender);
             return Ok(());
         }
+        self.flights.insert(credentials, vec![sender]);
         match question {
             Question::Check { account, password } => {
-                self.make_room(&name, &account, now)?;
+                if !self.make_room(&name, &account, now) {
+                    self.turn_away(&credentials);
+                    return Err(Full);
+                }
                 self.ticket += 1;
-                self.known_waiting += 1;
-                let lane = self.known.entry(name).or_default();
-                lane.waiting.push_back(Waiting {
+                let times = self.turned_away.times(&credentials);
+                let waiting = Waiting {
                     credentials,
                     account,
                     password,
                     ticket: self.ticket,
-                });
-            }
-            Question::Shadow => {
-                let in_lane = self.shadow.get(&name).map_or(0, |lane| lane.waiting.len());
-                if self.shadow_waiting >= SHADOW || in_lane >= PER_NAME {
-                    return Err(Full);
+                };
+                self.known_waiting += 1;
+                let last = self.known.entry(name).or_default().insert(times, waiting);
+                if let Some(last) = last {
+                    self.known_waiting -= 1;
+                    self.turn_away(&last.credentials);
                 }
-                self.shadow_later(name, credentials);
             }
+            Question::Shadow if self.shadow_waiting >= SHADOW => self.turn_away(&credentials),
+            Question::Shadow => self.shadow_later(name, credentials),
         }
-        self.flights.insert(credentials, vec![sender]);
-        Ok(())
+        if self.flights.contains_key(&credentials) {
+            Ok(())
+        } else {
+            Err(Full)
+        }
     }
 
     /// The next run, if anything waits that may run now
@@ -191,12 +222,12 @@ impl Lanes {
                         let (wrong, rest) =
                             lane.waiting
                                 .drain(..)
-                                .partition::<VecDeque<_>, _>(|waiting| {
+                                .partition::<VecDeque<_>, _>(|(_, waiting)| {
                                     Arc::ptr_eq(&waiting.account, account)
                                 });
                         lane.waiting = rest;
                         self.known_waiting -= wrong.len();
-                        for waiting in wrong {
+                        for (_, waiting) in wrong {
                             self.shadow_later(*name, waiting.credentials);
                         }
                     }
@@ -233,16 +264,16 @@ impl Lanes {
                 .known
                 .iter()
                 .filter(|(_, lane)| !lane.running)
-                .filter_map(|(name, lane)| Some((name, lane.waiting.front()?)))
+                .filter_map(|(name, lane)| Some((name, &lane.waiting.front()?.1)))
                 .min_by_key(|(_, first)| (first.account.failures(now), first.ticket))?
                 .0;
-            let lane = self.known.get_mut(&name)?;
+            let (_, waiting) = self.known.get_mut(&name)?.waiting.pop_front()?;
             let Waiting {
                 credentials,
                 account,
                 password,
                 ..
-            } = lane.waiting.pop_front()?;
+            } = waiting;
             self.known_waiting -= 1;
             if self.abandoned(&credentials) {
                 self.drop_idle(&name);
@@ -265,7 +296,7 @@ impl Lanes {
         for name in std::mem::take(&mut self.shadow_ready) {
             // One that nobody waits for any more makes room for the one behind it.
             while let Some(lane) = self.shadow.get_mut(&name) {
-                let Some(credentials) = lane.waiting.pop_front() else {
+                let Some((_, credentials)) = lane.waiting.pop_front() else {
                     self.shadow.remove(&name);
                     break;
                 };
@@ -281,58 +312,58 @@ impl Lanes {
     }
 
     fn shadow_later(&mut self, name: Fingerprint, credentials: Fingerprint) {
-        self.shadow_waiting += 1;
+        let times = self.turned_away.times(&credentials);
         let lane = self.shadow.entry(name).or_default();
         if !lane.running && lane.waiting.is_empty() {
             self.shadow_ready.push(name);
         }
-        lane.waiting.push_back(credentials);
+        self.shadow_waiting += 1;
+        if let Some(last) = lane.insert(times, credentials) {
+            self.shadow_waiting -= 1;
+            self.turn_away(&last);
+        }
     }
 
-    /// Makes sure that one more may wait for `account`
-    fn make_room(
-        &mut self,
-        name: &Fingerprint,
-        account: &Account,
-        now: Instant,
-    ) -> Result<(), Full> {
-        let full = |lanes: &Self| {
-            let in_lane = lanes.known.get(name).map_or(0, |lane| lane.waiting.len());
-            (in_lane >= PER_NAME, lanes.known_waiting >= KNOWN)
-        };
-        if full(self) != (false, false) && !self.swept {
+    /// Gives no answer to these, and remembers it in their favour
+    fn turn_away(&mut self, credentials: &Fingerprint) {
+        self.turned_away.add(credentials);
+        self.land(credentials);
+    }
+
+    /// Whether one more may wait in this lane, if need be in the place of another
+    fn make_room(&mut self, name: &Fingerprint, account: &Account, now: Instant) -> bool {
+        let lane_is_full = |lanes: &Self| lanes.known.get(name).is_some_and(Lane::is_full);
+        if (lane_is_full(self) || self.known_waiting >= KNOWN) && !self.swept {
             // Once between two runs: it looks at everything that waits.
             self.swept = true;
             self.sweep();
         }
-        match full(self) {
-            (true, _) => Err(Full),
-            (false, false) => Ok(()),
-            // Somebody who fails a lot gives way.
-            (false, true) => {
-                let (worst, failures) = self
-                    .known
-                    .iter()
-                    .filter_map(|(name, lane)| {
-                        Some((*name, lane.waiting.front()?.account.failures(now)))
-                    })
-                    .max_by_key(|(_, failures)| *failures)
-                    .ok_or(Full)?;
-                if failures <= account.failures(now) {
-                    return Err(Full);
-                }
-                if let Some(last) = self
-                    .known
-                    .get_mut(&worst)
-                    .and_then(|lane| lane.waiting.pop_back())
-                {
-                    self.known_waiting -= 1;
-                    self.land(&last.credentials);
-                }
-                self.drop_idle(&worst);
-                Ok(())
-            }
+        // A full lane has to make room itself.
+        if lane_is_full(self) || self.known_waiting < KNOWN {
+            return true;
         }
+        // Somebody who fails a lot gives way.
+        let worst = self
+            .known
+            .iter()
+            .filter_map(|(name, lane)| Some((*name, lane.waiting.front()?.1.account.failures(now))))
+            .max_by_key(|(_, failures)| *failures);
+        let Some((worst, failures)) = worst else {
+            return false;
+        };
+        if failures <= account.failures(now) {
+            return false;
+        }
+        if let Some((_, last)) = self
+            .known
+            .get_mut(&worst)
+            .and_then(|lane| lane.waiting.pop_back())
+        {
+            self.known_waiting -= 1;
+            self.turn_away(&last.credentials);
+        }
+        self.drop_idle(&worst);
+        true
     }
 
     /// Forgets everything known that nobody waits for any more
@@ -340,7 +371,7 @@ impl Lanes {
         let mut lanes = std::mem::take(&mut self.known);
         lanes.retain(|_, lane| {
             lane.waiting
-                .retain(|waiting| !self.abandoned(&waiting.credentials));
+                .retain(|(_, waiting)| !self.abandoned(&waiting.credentials));
             lane.running || !lane.waiting.is_empty()
         });
         self.known_waiting = lanes.values().map(|lane| lane.waiting.len()).sum();
@@ -379,6 +410,7 @@ impl Lanes {
 mod tests {
     use std::collections::HashSet;
 
+    use tokio::sync::oneshot::error::TryRecvError;
     use tokio::sync::oneshot::{self, Receiver};
 
     use super::*;
@@ -613,6 +645,36 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_goes_before_who_is_new() {
+        for question in [Harness::known, Harness::shadow] {
+            let mut harness = Harness::new();
+            let mut kept: Vec<_> = (0..PER_NAME)
+                .map(|_| question(&mut harness, ADA).unwrap())
+                .collect();
+            // Who is new finds no room.
+            assert!(question(&mut harness, ADA).is_err());
+            let password = harness.passwords;
+            // Who comes back takes that of the last, and is the first.
+            harness.passwords -= 1;
+            let mut back = question(&mut harness, ADA).unwrap();
+            assert_eq!(harness.passwords, password);
+            let mut last = kept.pop().unwrap();
+            assert_eq!(last.try_recv(), Err(TryRecvError::Closed));
+            let mut flood = |harness: &mut Harness| {
+                harness.passwords += 1000;
+                kept.extend((0..100).filter_map(|_| question(harness, ADA).ok()));
+            };
+            assert_eq!(harness.runs_until(&mut back, &mut flood), 1);
+            // The one that gave way for it has a claim now, too.
+            harness.passwords = PER_NAME as u64 - 1;
+            let mut last = question(&mut harness, ADA).unwrap();
+            assert_eq!(harness.runs_until(&mut last, |_| {}), 1);
+            while harness.step().is_some() {}
+            assert!(harness.is_empty());
+        }
+    }
+
+    #[test]
     fn equal_credentials_are_one_question() {
         let mut harness = Harness::new();
         let mut receivers = vec![harness.known(ADA).unwrap()];
@@ -686,7 +748,7 @@ mod tests {
         let gave_way = kept
             .iter_mut()
             .map(Receiver::try_recv)
-            .filter(|answer| matches!(answer, Err(oneshot::error::TryRecvError::Closed)))
+            .filter(|answer| matches!(answer, Err(TryRecvError::Closed)))
             .count();
         assert_eq!(gave_way, 1);
         assert_eq!(harness.runs_until(&mut ada, |_| {}), 1);

@@ -27,8 +27,9 @@
 //!
 //! One thing remains: for a user whose password was not yet seen since the start, and whose name
 //! an attacker tries all the time, only a check can tell the two apart. Such a first login may
-//! be told to come back, many times if the attacker is fast; see that addresses are limited in
-//! front of the registry where that matters.
+//! be told to come back. When it does it goes before those that were turned away less often,
+//! and a guess has no reason to come twice; but an attacker who knows this can outdo it. Where
+//! that matters, limit addresses in front of the registry: here they are not known.
 //!
 //! # What the time tells
 //!
@@ -45,6 +46,7 @@ mod file;
 mod fingerprint;
 mod hash;
 mod lanes;
+mod turned_away;
 
 use std::collections::HashMap;
 use std::fmt;

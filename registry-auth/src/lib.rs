@@ -18,11 +18,17 @@
 
 pub mod acumos;
 pub mod authenticator;
+pub mod challenge;
+pub mod htpasswd;
 pub mod policy;
 pub mod principal;
+pub mod silly;
 
 pub use registry_core::{Access, Action, Resource};
 
 pub use crate::authenticator::{Anyone, AuthenticateError, Authenticator, Credentials, Password};
-pub use crate::policy::{AllowAll, Decision, Policy, PullOnly};
+pub use crate::challenge::{Quoted, QuotedError};
+pub use crate::htpasswd::Htpasswd;
+pub use crate::policy::{AllowAll, Authenticated, Decision, Policy, PullOnly};
 pub use crate::principal::Principal;
+pub use crate::silly::Silly;

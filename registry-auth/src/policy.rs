@@ -100,3 +100,58 @@ impl Policy for PullOnly {
         }
     }
 }
+
+/// Allows everything to everyone who is logged in, and nothing to anybody else
+///
+/// What distribution does with its `htpasswd` and `silly`: they say who someone is, and
+/// whoever is someone may do everything, the catalog included.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Authenticated;
+
+impl Policy for Authenticated {
+    fn decide(&self, principal: &Principal, _: &Access) -> Decision {
+        match principal {
+            Principal::Anonymous => Decision::deny("authenticated", "log in to use this registry"),
+            Principal::User { .. } => Decision::allow(
+                "authenticated",
+                "whoever is logged in may do everything here",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry_core::route;
+
+    use super::*;
+
+    #[test]
+    fn whoever_is_logged_in_may_do_everything_and_nobody_else_anything() {
+        let ada = Principal::User {
+            name: "ada".to_owned(),
+        };
+        for (method, path) in [
+            ("GET", "/v2/_catalog"),
+            ("GET", "/v2/app/tags/list"),
+            ("POST", "/v2/app/blobs/uploads/"),
+            ("DELETE", "/v2/app/manifests/v1"),
+        ] {
+            let needed = route(method, path, None).unwrap().access();
+            assert!(!needed.is_empty(), "{method} {path}");
+            for access in needed {
+                assert_eq!(
+                    Authenticated.decide(&ada, &access),
+                    Decision::allow(
+                        "authenticated",
+                        "whoever is logged in may do everything here"
+                    )
+                );
+                assert_eq!(
+                    Authenticated.decide(&Principal::Anonymous, &access),
+                    Decision::deny("authenticated", "log in to use this registry")
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! Users with passwords from a file, as Apache's `htpasswd` makes it
+//!
+//! [`Htpasswd`] is the authenticator. [`File`] and [`Entry`] read, change and write such files,
+//! which is what `registry htpasswd` does.
+//!
+//! Only bcrypt is accepted, in a file that is as it should be from the first line to the last:
+//! a registry with other ideas than its operator of who may enter is worse than one that does
+//! not start.
+//!
+//! # What a check costs, and whom
+//!
+//! bcrypt is slow on purpose: some 50 ms of a processor at cost 10. Who checks what comes, as
+//! it comes, can be stopped by anybody with a loop. Therefore:
+//!
+//! - The right password of a user is remembered, as a keyed hash under a key that this process
+//!   made for itself, from its first use until it was not used for a time or the entry changes.
+//!   A request that brings it does not wait for anything.
+//! - Wrong passwords are remembered too, in a place of their own with a fixed size.
+//! - Equal credentials that come at the same time are checked once.
+//! - Few checks run at a time, by default on half of the processors. They run on the threads
+//!   that tokio has for blocking work, where they hold up no connection. At most some thousand
+//!   requests wait for one; the others are told at once to come back
+//!   ([`AuthenticateError::Unavailable`]).
+//! - Who waits is chosen so that an attacker waits for himself: names that are not in the file,
+//!   and users whose right password is remembered when another one comes, cost one hash for all
+//!   that wait, however many they are. Of the rest, who failed least lately goes first.
+//!
+//! One thing remains: for a user whose password was not yet seen since the start, and whose name
+//! an attacker tries all the time, only a check can tell the two apart. Such a first login may
+//! be told to come back. When it does it goes before those that were turned away less often,
+//! and a guess has no reason to come twice; but an attacker who knows this can outdo it. Where
+//! that matters, limit addresses in front of the registry: here they are not known.
+//!
+//! # What the time tells
+//!
+//! A refusal takes the same work whoever it is for: that of the highest cost in the file, done
+//! for a name that is not in it as for a wrong password, in lanes of the same kind and with the
+//! same limits. Who keeps many checks waiting at a time can still learn something from the
+//! order in which they end, because users of the file, and only they, have to wait for each
+//! other; this is the price of the last point of the list above. Waiting in one order for all
+//! would let made-up names hold up the users.
+
+mod account;
+mod entry;
+mod file;
+mod fingerprint;
+mod hash;
+mod lanes;
+mod turned_away;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use quick_cache::sync::Cache;
+use registry_core::Access;
+use tokio::sync::oneshot;
+use tokio::task;
+
+use self::account::{Account, Memory};
+use self::fingerprint::{Fingerprint, Fingerprints, taken_in};
+use self::hash::{Meter, waste};
+use self::lanes::{Lanes, Question, Run, Verdict};
+use crate::authenticator::{AuthenticateError, Authenticator, Credentials};
+use crate::challenge::Quoted;
+use crate::principal::Principal;
+
+pub use self::entry::{Entry, EntryError, MAX_USER};
+pub use self::file::{File, LoadError, MAX_SIZE, ParseError, SaveError};
+pub use self::hash::{MAX_COST, MAX_PASSWORD, MIN_COST};
+
+/// How many wrong credentials are remembered; some megabytes
+const FAILURES: usize = 16 * 1024;
+
+/// When to come back where there is no room to wait: room is made with every check
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Knows the users of a file by their passwords
+///
+/// Cheap to share: put it into an [`Arc`], and keep a clone of that for [`Htpasswd::reload`].
+/// See the [module](self) for what it does against attacks.
+///
+/// A password is compared up to its 72nd byte, as bcrypt does, and Apache and distribution with
+/// it: an entry that was made from a longer one keeps working. That gives nothing away, since
+/// who knows 72 bytes of a password knows it; what must not happen is that somebody makes an
+/// entry and takes the rest for a protection, and [`Entry::new`] refuses that. (Go refuses
+/// longer passwords since 2022 where hashes are made, and not where they are checked.)
+///
+/// # Panics
+///
+/// [`Authenticator::authenticate`] has to be called within a tokio runtime.
+///
+/// # Examples
+///
+/// ```
+/// use registry_auth::htpasswd::{Entry, File, Htpasswd, Options};
+/// use registry_auth::{Authenticator, AuthenticateError, Credentials, Password, Principal};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("htpasswd");
+/// let password = Password::new("correct horse");
+/// File::default().with(Entry::new("ada", &password, 4)?).save(&path)?;
+///
+/// let htpasswd = Htpasswd::open(&path, "Registry Realm".parse()?, Options::default())?;
+/// assert_eq!(htpasswd.challenge(&[]).as_deref(), Some(r#"Basic realm="Registry Realm""#));
+///
+/// let ada = |password| Credentials::Basic { user: "ada".into(), password };
+/// let principal = htpasswd.authenticate(&ada(password)).await?;
+/// assert_eq!(principal, Principal::User { name: "ada".into() });
+/// let wrong = htpasswd.authenticate(&ada(Password::new("battery"))).await;
+/// assert_eq!(wrong, Err(AuthenticateError::Rejected));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Htpasswd {
+    path: PathBuf,
+    realm: Quoted,
+    inner: Arc<Inner>,
+}
+
+/// How much an [`Htpasswd`] may take
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How many checks may run at a time
+    ///
+    /// By default half of the processors and at least one: an attack then leaves the other
+    /// half to those who are logged in.
+    pub concurrency: NonZeroUsize,
+    /// For how long the right password of a user is remembered after it was used last
+    ///
+    /// By default a day, so that what logs in every night is known the next night. There is
+    /// no need to forget, since a changed entry is another one; the limit is for those who
+    /// left, of whom the memory of the process should hold nothing for ever.
+    pub remember: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            concurrency: NonZeroUsize::new(processors / 2).unwrap_or(NonZeroUsize::MIN),
+            remember: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// What an [`Htpasswd`] did and does, for metrics
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// The bcrypt hashes that were begun
+    pub hashes: u64,
+    /// The rounds of those hashes, `2^cost` for each
+    pub rounds: u64,
+    /// The requests that were told to come back
+    pub unavailable: u64,
+    /// The requests that wait now
+    pub waiting: u64,
+    /// The users of the file in force
+    pub users: u64,
+}
+
+impl Htpasswd {
+    /// Reads the file, on this thread
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] for everything but a file of one entry or more.
+    pub fn open(
+        path: impl Into<PathBuf>,
+        realm: Quoted,
+        options: Options,
+    ) -> Result<Self, LoadError> {
+        let path = path.into();
+        let table = Table::load(&path, None)?;
+        Ok(Self {
+            path,
+            realm,
+            inner: Arc::new(Inner {
+                table: RwLock::new(Arc::new(table)),
+                fingerprints: Fingerprints::new().map_err(|_| LoadError::NoKey)?,
+                failures: Cache::new(FAILURES),
+                queue: Mutex::default(),
+                meter: Meter::default(),
+                unavailable: AtomicU64::new(0),
+                options,
+            }),
+        })
+    }
+
+    /// Reads the file anew, on this thread, and returns how many users it has
+    ///
+    /// From then on it is in force: who was removed is refused, and whose entry changed has to
+    /// bring the new password, from the next answer on. Whose entry is the same is not checked
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`]; what was in force remains so.
+    pub fn reload(&self) -> Result<usize, LoadError> {
+        let table = Table::load(&self.path, Some(&self.inner.table()))?;
+        let users = table.accounts.len();
+        *self
+            .inner
+            .table
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        Ok(users)
+    }
+
+    /// The file
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it did and does
+    pub fn counts(&self) -> Counts {
+        let inner = &self.inner;
+        Counts {
+            hashes: inner.meter.hashes(),
+            rounds: inner.meter.rounds(),
+            unavailable: inner.unavailable.load(Ordering::Relaxed),
+            waiting: inner.queue().lanes.waiting() as u64,
+            users: inner.table().accounts.len() as u64,
+        }
+    }
+}
+
+#[async_trait]
+impl Authenticator for Htpasswd {
+    async fn authenticate(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Principal, AuthenticateError> {
+        match credentials {
+            Credentials::None => Ok(Principal::Anonymous),
+            Credentials::Basic { user, password } => {
+                let password = taken_in(password.expose().as_bytes());
+                match self.inner.verdict(user, password).await? {
+                    Verdict::Right => Ok(Principal::User { name: user.clone() }),
+                    Verdict::Wrong => Err(AuthenticateError::Rejected),
+                }
+            }
+            Credentials::Bearer(_) => Err(AuthenticateError::Rejected),
+        }
+    }
+
+    fn challenge(&self, _: &[Access]) -> Option<String> {
+        Some(format!("Basic realm={}", self.realm))
+    }
+}
+
+impl fmt::Debug for Htpasswd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Htpasswd")
+            .field("path", &self.path)
+            .field("realm", &self.realm)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The file in force
+struct Table {
+    accounts: HashMap<String, Arc<Account>>,
+    highest_cost: u32,
+}
+
+impl Table {
+    fn load(path: &Path, old: Option<&Self>) -> Result<Self, LoadError> {
+        let file = File::load(path)?;
+        let highest_cost =
+            file.entries()
+                .map(Entry::cost)
+                .max()
+                .ok_or_else(|| LoadError::Empty {
+                    path: path.to_owned(),
+                })?;
+        let accounts = file
+            .entries()
+            .map(|entry| {
+                let same = old
+                    .and_then(|table| table.accounts.get(entry.user()))
+                    .filter(|account| account.hash == entry.hash);
+                let account = match same {
+                    Some(account) => account.clone(),
+                    None => Arc::new(Account::new(entry.hash.clone())),
+                };
+                (entry.user().to_owned(), account)
+            })
+            .collect();
+        Ok(Self {
+            accounts,
+            highest_cost,
+        })
+    }
+}
+
+/// What the authenticator and its workers share
+struct Inner {
+    table: RwLock<Arc<Table>>,
+    fingerprints: Fingerprints,
+    /// Credentials that are wrong, and stay so: those of a changed entry are others
+    failures: Cache<Fingerprint, ()>,
+    queue: Mutex<Queue>,
+    meter: Meter,
+    unavailable: AtomicU64,
+    options: Options,
+}
+
+#[derive(Default)]
+struct Queue {
+    lanes: Lanes,
+    workers: usize,
+}
+
+impl Inner {
+    async fn verdict(
+        self: &Arc<Self>,
+        user: &str,
+        password: &[u8],
+    ) -> Result<Verdict, AuthenticateError> {
+        loop {
+            let account = self.table().accounts.get(user).cloned();
+            let hash = account.as_ref().map(|account| &account.hash);
+            let credentials = self.fingerprints.credentials(user, password, hash);
+            let memory = match &account {
+                // bcrypt takes a password that repeats itself with zeros between for the
+                // password alone. No client may send zeros, and no tool makes such an entry.
+                Some(_) if password.contains(&0) => Memory::Wrong,
+                Some(account) => {
+                    account.recall(&credentials, Instant::now(), self.options.remember)
+                }
+                None => Memory::Wrong,
+            };
+            if memory == Memory::Right {
+                return Ok(Verdict::Right);
+            }
+            if self.failures.get(&credentials).is_some() {
+                return Ok(Verdict::Wrong);
+            }
+            let question = match (&account, memory) {
+                (Some(account), Memory::Unknown) => Question::Check {
+                    account: account.clone(),
+                    password: password.into(),
+                },
+                _ => Question::Shadow,
+            };
+            let unavailable = || {
+                self.unavailable.fetch_add(1, Ordering::Relaxed);
+                AuthenticateError::Unavailable {
+                    retry_after: RETRY_AFTER,
+                }
+            };
+            let name = self.fingerprints.name(user);
+            let answer = self
+                .ask(name, credentials, question)
+                .map_err(|_| unavailable())?;
+            let verdict = answer.await.map_err(|_| unavailable())?;
+            // While it waited another file may have come into force.
+            let unchanged = match (&account, self.table().accounts.get(user)) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                (None, None) => true,
+                _ => false,
+            };
+            if unchanged {
+                return Ok(verdict);
+            }
+        }
+    }
+
+    fn ask(
+        self: &Arc<Self>,
+        name: Fingerprint,
+        credentials: Fingerprint,
+        question: Question,
+    ) -> Result<oneshot::Receiver<Verdict>, lanes::Full> {
+        let (sender, receiver) = oneshot::channel();
+        let worker = {
+            let mut queue = self.queue();
+            queue
+                .lanes
+                .enqueue(name, credentials, question, sender, Instant::now())?;
+            (queue.workers < self.options.concurrency.get()).then(|| {
+                queue.workers += 1;
+                Worker {
+                    inner: self.clone(),
+                    run: None,
+                    counted: true,
+                }
+            })
+        };
+        if let Some(worker) = worker {
+            // Not awaited: the answers come through their channels.
+            drop(task::spawn_blocking(move || worker.work()));
+        }
+        Ok(receiver)
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes hashes until nobody waits for one
+struct Worker {
+    inner: Arc<Inner>,
+    run: Option<Run>,
+    counted: bool,
+}
+
+impl Worker {
+    fn work(mut self) {
+        while self.step() {}
+    }
+
+    /// Makes one hash, if there is one to make
+    fn step(&mut self) -> bool {
+        let mut queue = self.inner.queue();
+        let Some(run) = queue.lanes.next(Instant::now()) else {
+            // Under the same lock as the look: what comes next finds that a worker is missing.
+            queue.workers -= usize::from(self.counted);
+            self.counted = false;
+            return false;
+        };
+        drop(queue);
+        let run = self.run.insert(run);
+        let verdict = self.inner.perform(run);
+        let senders = self.inner.queue().lanes.finish(run, verdict);
+        self.run = None;
+        for sender in senders {
+            // Who asked may be gone.
+            let _ = sender.send(verdict);
+        }
+        true
+    }
+}
+
+impl Drop for Worker {
+    /// Whatever ends a worker early, nobody waits for it for ever
+    fn drop(&mut self) {
+        if self.run.is_none() && !self.counted {
+            return;
+        }
+        let mut queue = self.inner.queue();
+        queue.workers -= usize::from(self.counted);
+        if let Some(run) = &self.run {
+            // The senders are dropped, which says that there is no answer.
+            drop(queue.lanes.finish(run, Verdict::Wrong));
+        }
+    }
+}
+
+impl Inner {
+    /// Makes the hash of a run, and remembers what it tells
+    fn perform(&self, run: &Run) -> Verdict {
+        let highest_cost = self.table().highest_cost;
+        match run {
+            Run::Check {
+                credentials,
+                account,
+                password,
+                ..
+            } => {
+                if account.hash.check(password, highest_cost, &self.meter) {
+                    account.succeeded(*credentials, Instant::now());
+                    Verdict::Right
+                } else {
+                    account.failed(Instant::now());
+                    self.failures.insert(*credentials, ());
+                    Verdict::Wrong
+                }
+            }
+            Run::Shadow(heads) => {
+                waste(highest_cost, &self.meter);
+                for (_, credentials) in heads {
+                    self.failures.insert(*credentials, ());
+                }
+                Verdict::Wrong
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -19,9 +19,13 @@
 pub mod authenticator;
 pub mod policy;
 pub mod principal;
+pub mod token;
 
 pub use registry_core::{Access, Action, Resource};
 
-pub use crate::authenticator::{Anyone, AuthenticateError, Authenticator, Credentials, Password};
+pub use crate::authenticator::{
+    Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
+};
 pub use crate::policy::{AllowAll, Decision, Policy, PullOnly};
 pub use crate::principal::Principal;
+pub use crate::token::{Granted, TokenAuthenticator, TokenOptions};

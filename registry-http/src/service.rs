@@ -11,7 +11,9 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use registry_auth::{Access, AuthenticateError, Authenticator, Credentials, Policy, Principal};
+use registry_auth::{
+    Access, AuthenticateError, Authenticator, ChallengeReason, Credentials, Policy, Principal,
+};
 use registry_core::manifest::Limits;
 use registry_core::{Operation, route};
 use registry_storage::Store;
@@ -236,10 +238,10 @@ impl Inner {
         headers: &HeaderMap,
         operation: &Operation,
     ) -> Result<Principal, Failure> {
-        let challenge = || self.authenticator.challenge(&operation.access());
+        let challenge = |reason| self.authenticator.challenge(&operation.access(), reason);
         let credentials = match credentials(headers) {
             Ok(credentials) => credentials,
-            Err(_) => match challenge() {
+            Err(_) => match challenge(ChallengeReason::LoginRequired) {
                 Some(challenge) => {
                     return Err(Cause::Unauthenticated {
                         reason: "expected `Authorization: Basic` or `Bearer` with credentials, something else came".to_owned(),
@@ -257,8 +259,12 @@ impl Inner {
                 return Err(Cause::Unidentified { error, retry_after }.into());
             }
             Err(error) => {
+                let why = match error {
+                    AuthenticateError::InvalidToken { .. } => ChallengeReason::InvalidToken,
+                    _ => ChallengeReason::LoginRequired,
+                };
                 let reason = error.to_string();
-                return Err(match challenge() {
+                return Err(match challenge(why) {
                     Some(challenge) => Cause::Unauthenticated { reason, challenge },
                     None => Cause::Denied { reason },
                 }
@@ -270,7 +276,7 @@ impl Inner {
         if *operation == Operation::Ping
             && principal == Principal::Anonymous
             && credentials == Credentials::None
-            && let Some(challenge) = challenge()
+            && let Some(challenge) = challenge(ChallengeReason::LoginRequired)
         {
             return Err(Cause::Unauthenticated {
                 reason: "log in to use this registry".to_owned(),
@@ -290,9 +296,15 @@ impl Inner {
             }
             tracing::debug!(%principal, %access, rule = decision.rule(), "denied");
             let reason = decision.reason().to_owned();
-            let challenge = (*principal == Principal::Anonymous)
-                .then(|| self.authenticator.challenge(&needed))
-                .flatten();
+            let why = match principal {
+                Principal::Anonymous => Some(ChallengeReason::LoginRequired),
+                // Clients push with the token of a pull until they are told to get a better one.
+                Principal::Token { grants, .. } if !grants.allow_all(&needed) => {
+                    Some(ChallengeReason::InsufficientScope)
+                }
+                _ => None,
+            };
+            let challenge = why.and_then(|why| self.authenticator.challenge(&needed, why));
             return Err(match challenge {
                 Some(challenge) => Cause::Unauthenticated { reason, challenge },
                 None => Cause::Denied { reason },
@@ -474,7 +486,7 @@ mod tests {
             Box::pin(std::future::pending())
         }
 
-        fn challenge(&self, _: &[Access]) -> Option<String> {
+        fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
             None
         }
     }

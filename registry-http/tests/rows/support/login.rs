@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use registry_auth::{
-    Access, AuthenticateError, Authenticator, Credentials, Decision, Policy, Principal,
+    Access, AuthenticateError, Authenticator, ChallengeReason, Credentials, Decision, Policy,
+    Principal,
 };
 
 type Check = dyn Fn(&Credentials) -> Result<Principal, AuthenticateError> + Send + Sync;
@@ -84,7 +85,7 @@ impl Authenticator for Login {
         Box::pin(std::future::ready((self.check)(credentials)))
     }
 
-    fn challenge(&self, needed: &[Access]) -> Option<String> {
+    fn challenge(&self, needed: &[Access], _: ChallengeReason) -> Option<String> {
         Some((self.challenge)(needed))
     }
 }

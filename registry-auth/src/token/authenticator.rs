@@ -118,7 +118,8 @@ impl TokenOptions {
         let host = ["https://", "http://"]
             .iter()
             .find_map(|scheme| self.realm.strip_prefix(scheme));
-        let is_url = host.is_some_and(|host| !host.is_empty() && !host.starts_with(['/', '?', '#']))
+        let is_url = host
+            .is_some_and(|host| !host.is_empty() && !host.starts_with(['/', '?', '#']))
             && self.realm.bytes().all(|byte| byte.is_ascii_graphic());
         if !is_url {
             return Err(TokenSetupError::Realm {
@@ -312,7 +313,9 @@ pub enum TokenSetupError {
     #[error("expected a bundle of root certificates or a JSON Web Key Set, got neither")]
     NoKeys,
     /// The address of the token service is none
-    #[error("expected the token service's address, such as `https://auth.example/token`, as realm, got `{got}`")]
+    #[error(
+        "expected the token service's address, such as `https://auth.example/token`, as realm, got `{got}`"
+    )]
     Realm {
         /// What came
         got: String,

@@ -152,7 +152,8 @@ mod tests {
     fn issuers_write_the_same_in_different_ways() {
         let read = |text: &str| serde_json::from_str::<Claims>(text);
         let one = read(r#"{"aud": "a", "exp": 10, "nbf": 1.9, "access": null}"#).unwrap();
-        let list = read(r#"{"aud": ["a"], "exp": 10.0, "nbf": 1, "sub": "", "other": {}}"#).unwrap();
+        let list =
+            read(r#"{"aud": ["a"], "exp": 10.0, "nbf": 1, "sub": "", "other": {}}"#).unwrap();
         assert_eq!(one, list);
         assert_eq!(read("{}").unwrap(), Claims::default());
         for (text, reason) in [

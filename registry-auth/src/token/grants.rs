@@ -55,7 +55,11 @@ impl<'a> FromIterator<&'a AccessEntry> for Grants {
     /// What the entries of an access list grant; what this registry does not have is left out
     fn from_iter<I: IntoIterator<Item = &'a AccessEntry>>(entries: I) -> Self {
         let grant = |entry: &AccessEntry| {
-            let actions: Vec<_> = entry.actions.iter().filter_map(|word| action(word)).collect();
+            let actions: Vec<_> = entry
+                .actions
+                .iter()
+                .filter_map(|word| action(word))
+                .collect();
             let resource = resource(&entry.kind, &entry.name)?;
             (!actions.is_empty()).then_some(Grant { resource, actions })
         };

@@ -153,12 +153,16 @@ pub(super) fn libtrust_id(spki: &[u8]) -> String {
     let hash = Sha256::digest(spki);
     let mut id = String::with_capacity(59);
     for (index, five) in hash[..30].chunks_exact(5).enumerate() {
-        let bits = five.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+        let bits = five
+            .iter()
+            .fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
         for digit in 0..8 {
             if digit == 4 || digit == 0 && index > 0 {
                 id.push(':');
             }
-            id.push(char::from(ALPHABET[(bits >> (35 - 5 * digit) & 31) as usize]));
+            id.push(char::from(
+                ALPHABET[(bits >> (35 - 5 * digit) & 31) as usize],
+            ));
         }
     }
     id
@@ -203,7 +207,9 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         ..=0x7f => (usize::from(first), rest),
         0x81..=0x84 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            let length = bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+            let length = bytes
+                .iter()
+                .fold(0, |length, byte| length << 8 | usize::from(*byte));
             (length, rest)
         }
         _ => return None,
@@ -212,7 +218,9 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 }
 
 fn modulus_bits(modulus: &str) -> Result<usize, KeyError> {
-    let bytes = URL_SAFE_NO_PAD.decode(modulus).map_err(|_| KeyError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(modulus)
+        .map_err(|_| KeyError::Malformed)?;
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     Ok(match bytes.get(zeros) {
         Some(first) => (bytes.len() - zeros) * 8 - first.leading_zeros() as usize,
@@ -245,9 +253,15 @@ mod tests {
         let jwk = r#"{"kty": "RSA", "e": "AQAB", "alg": "RS256", "kid": "2011-04-29", "n":
             "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"}"#;
         let key = PublicKey::from_jwk(&serde_json::from_str(jwk).unwrap()).unwrap();
-        assert_eq!(key.thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+        assert_eq!(
+            key.thumbprint(),
+            "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+        );
         assert!(key.fits(SigningAlgorithm::Rs256));
-        assert!(!key.fits(SigningAlgorithm::Rs512), "its `alg` says otherwise");
+        assert!(
+            !key.fits(SigningAlgorithm::Rs512),
+            "its `alg` says otherwise"
+        );
     }
 
     #[test]
@@ -269,10 +283,16 @@ mod tests {
             assert_eq!(all.filter(|algorithm| key.fits(*algorithm)).count(), fits);
             // Whatever is cut off or added, it is no key any more.
             for end in 0..spki.len() {
-                assert_eq!(PublicKey::from_spki(&spki[..end]).err(), Some(KeyError::Malformed));
+                assert_eq!(
+                    PublicKey::from_spki(&spki[..end]).err(),
+                    Some(KeyError::Malformed)
+                );
             }
             let longer = [&spki[..], &[0]].concat();
-            assert_eq!(PublicKey::from_spki(&longer).err(), Some(KeyError::Malformed));
+            assert_eq!(
+                PublicKey::from_spki(&longer).err(),
+                Some(KeyError::Malformed)
+            );
             // The sequence is written as it is read.
             let (content, _) = element(&spki, 0x30).unwrap();
             assert_eq!(sequence(content), spki);
@@ -284,14 +304,38 @@ mod tests {
         let error = |jwk: &str| PublicKey::from_jwk(&serde_json::from_str(jwk).unwrap()).err();
         for (jwk, expected) in [
             (r#"{"kty": "oct", "k": "c2VjcmV0"}"#, KeyError::Symmetric),
-            (r#"{"kty": "RSA", "n": "AP__", "e": "AQAB"}"#, KeyError::Weak { bits: 16 }),
-            (r#"{"kty": "RSA", "n": "", "e": "AQAB"}"#, KeyError::Weak { bits: 0 }),
-            (r#"{"kty": "RSA", "n": "=", "e": "AQAB"}"#, KeyError::Malformed),
-            (r#"{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}"#, KeyError::Malformed),
-            (r#"{"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA"}"#, KeyError::Unsupported),
-            (r#"{"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}"#, KeyError::Unsupported),
-            (r#"{"kty": "OKP", "crv": "Ed448", "x": "AA"}"#, KeyError::Unsupported),
-            (r#"{"kty": "OKP", "crv": "Ed25519", "x": "AA"}"#, KeyError::Malformed),
+            (
+                r#"{"kty": "RSA", "n": "AP__", "e": "AQAB"}"#,
+                KeyError::Weak { bits: 16 },
+            ),
+            (
+                r#"{"kty": "RSA", "n": "", "e": "AQAB"}"#,
+                KeyError::Weak { bits: 0 },
+            ),
+            (
+                r#"{"kty": "RSA", "n": "=", "e": "AQAB"}"#,
+                KeyError::Malformed,
+            ),
+            (
+                r#"{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}"#,
+                KeyError::Malformed,
+            ),
+            (
+                r#"{"kty": "EC", "crv": "P-521", "x": "AA", "y": "AA"}"#,
+                KeyError::Unsupported,
+            ),
+            (
+                r#"{"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA"}"#,
+                KeyError::Unsupported,
+            ),
+            (
+                r#"{"kty": "OKP", "crv": "Ed448", "x": "AA"}"#,
+                KeyError::Unsupported,
+            ),
+            (
+                r#"{"kty": "OKP", "crv": "Ed25519", "x": "AA"}"#,
+                KeyError::Malformed,
+            ),
             (r#"{"kty": "AKP"}"#, KeyError::Unsupported),
             (
                 r#"{"kty": "OKP", "crv": "Ed25519", "use": "enc", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#,

@@ -146,7 +146,9 @@ impl ResourceActions {
                 Some(class) => format!("{kind}({class})"),
                 None => kind.to_owned(),
             };
-            return Err(ScopeError::Type { got: quotable(&got) });
+            return Err(ScopeError::Type {
+                got: quotable(&got),
+            });
         }
         if !is_name(name) {
             return Err(ScopeError::Name {
@@ -322,7 +324,11 @@ pub(super) fn action(word: &str) -> Option<Action> {
 /// What came, fit for a message: without control characters, and not at length
 pub(super) fn quotable(text: &str) -> String {
     const SHOWN: usize = 80;
-    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().nth(SHOWN).is_some() {
         shown.push('…');
     }
@@ -364,9 +370,8 @@ fn is_host(text: &str) -> bool {
     };
     text.len() <= 255
         && host.split('.').all(is_label)
-        && port.is_none_or(|port| {
-            !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
-        })
+        && port
+            .is_none_or(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -442,8 +447,16 @@ mod tests {
             .unwrap()
             .access();
         let mut all = needed.clone();
-        all.extend(registry_core::route("GET", "/v2/c/tags/list", None).unwrap().access());
-        all.extend(registry_core::route("GET", "/v2/_catalog", None).unwrap().access());
+        all.extend(
+            registry_core::route("GET", "/v2/c/tags/list", None)
+                .unwrap()
+                .access(),
+        );
+        all.extend(
+            registry_core::route("GET", "/v2/_catalog", None)
+                .unwrap()
+                .access(),
+        );
         all.extend(needed);
         let scope: Scope = all.iter().collect();
         assert_eq!(

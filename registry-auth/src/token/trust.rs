@@ -58,7 +58,11 @@ impl Trust {
     }
 
     /// The key that a token brings along, if it is one of those known
-    pub(super) fn key_by_value(&self, jwk: &Jwk, now: SystemTime) -> Result<Arc<PublicKey>, String> {
+    pub(super) fn key_by_value(
+        &self,
+        jwk: &Jwk,
+        now: SystemTime,
+    ) -> Result<Arc<PublicKey>, String> {
         let brought = PublicKey::from_jwk(jwk).map_err(|error| error.to_string())?;
         let Some(chain) = &jwk.common.x509_chain else {
             return self
@@ -109,7 +113,10 @@ impl Trust {
             )
             .and_then(|path| {
                 // A root is a certificate like the others, as far as its time is concerned.
-                let index = self.anchors.iter().position(|anchor| anchor == path.anchor());
+                let index = self
+                    .anchors
+                    .iter()
+                    .position(|anchor| anchor == path.anchor());
                 let root = index.and_then(|index| self.roots.get(index));
                 match root.map(EndEntityCert::try_from) {
                     Some(Ok(root)) => check_dates(&root, &self.anchors, now),
@@ -121,7 +128,12 @@ impl Trust {
         .map_err(|error| match error {
             webpki::Error::CertExpired { .. } => "its certificate has expired".to_owned(),
             webpki::Error::CertNotValidYet { .. } => "its certificate is not yet valid".to_owned(),
-            webpki::Error::UnknownIssuer => "its certificate is of an issuer not trusted".to_owned(),
+            webpki::Error::UnknownIssuer => {
+                "its certificate is of an issuer not trusted".to_owned()
+            }
+            webpki::Error::InvalidSignatureForPublicKey => {
+                "its certificate is not signed by the issuer that it names".to_owned()
+            }
             other => format!("its certificate is not trusted ({other:?})"),
         })?;
         PublicKey::from_spki(&leaf.subject_public_key_info())
@@ -257,7 +269,9 @@ fn unix(time: SystemTime) -> UnixTime {
 
 fn read(path: &Path) -> Result<Vec<u8>, TrustProblem> {
     let mut content = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
+    File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut content)?;
     match content.len() as u64 > MAX_FILE {
         true => Err(TrustProblem::TooLarge),
         false => Ok(content),
@@ -291,7 +305,7 @@ pub enum TrustProblem {
     /// A certificate cannot be read
     #[error("section {number} is no certificate that can be read ({reason})")]
     Certificate {
-        /// The how manieth section it is, from 1
+        /// Which section it is, counted from 1
         number: usize,
         /// What is wrong with it
         reason: String,
@@ -316,7 +330,7 @@ pub enum TrustProblem {
     /// A key is of no use
     #[error("key {number}: {reason}")]
     Key {
-        /// The how manieth section or key it is, from 1
+        /// Which section or key it is, counted from 1
         number: usize,
         /// What is wrong with it
         reason: String,
@@ -324,7 +338,7 @@ pub enum TrustProblem {
     /// A PEM section is malformed
     #[error("section {number} is no PEM: {reason}")]
     Pem {
-        /// The how manieth section it is, from 1
+        /// Which section it is, counted from 1
         number: usize,
         /// What is wrong with it
         reason: &'static str,

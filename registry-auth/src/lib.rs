@@ -3,7 +3,8 @@
 //! A request is first identified: an [`Authenticator`] turns its [`Credentials`] into a
 //! [`Principal`]. Then it is authorized: a [`Policy`] answers each [`Access`] that the
 //! operation needs with a [`Decision`], which always says which rule decided and why. There
-//! is no default policy: whoever composes a registry names one, be it [`AllowAll`].
+//! is no default policy: whoever composes a registry names one, be it [`AllowAll`]. A registry that
+//! leaves users to a token service takes a [`TokenAuthenticator`] with the policy [`Granted`].
 //!
 //! ```
 //! use registry_auth::{AllowAll, Policy, Principal};

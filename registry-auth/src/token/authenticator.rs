@@ -151,6 +151,26 @@ impl TokenOptions {
 /// distribution's `auth: token`. A request without credentials is [`Principal::Anonymous`].
 ///
 /// A token that was verified is remembered by its hash until it ends or five minutes are over.
+///
+/// # Examples
+///
+/// ```no_run
+/// use registry_auth::{Authenticator, ChallengeReason, TokenAuthenticator, TokenOptions};
+/// use registry_core::route;
+///
+/// let options = TokenOptions::new("https://auth.example/token", "registry.example", "auth.example")
+///     .with_root_certificates("/etc/registry/auth.pem");
+/// let authenticator = TokenAuthenticator::new(options)?;
+/// let push = route("POST", "/v2/team/app/blobs/uploads/", None)?;
+/// assert_eq!(
+///     authenticator.challenge(&push.access(), ChallengeReason::InsufficientScope).as_deref(),
+///     Some(concat!(
+///         r#"Bearer realm="https://auth.example/token",service="registry.example","#,
+///         r#"scope="repository:team/app:pull,push",error="insufficient_scope""#,
+///     )),
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct TokenAuthenticator {
     options: TokenOptions,
     current: ArcSwap<Current>,

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::token::algorithm::{AlgorithmError, SigningAlgorithm};
 use crate::token::authenticator::TokenOptions;
@@ -23,6 +24,20 @@ pub const MAX_TOKEN: usize = 64 * 1024;
 ///
 /// Made of a [`TokenOptions`]; a [`TokenAuthenticator`](crate::TokenAuthenticator) holds one and
 /// remembers its answers. Pure: the time is an argument.
+///
+/// # Examples
+///
+/// ```no_run
+/// use registry_auth::TokenOptions;
+/// use registry_auth::token::TokenVerifier;
+///
+/// let options = TokenOptions::new("https://auth.example/token", "registry.example", "auth.example")
+///     .with_jwks("/etc/registry/keys.json");
+/// let verifier = TokenVerifier::new(&options)?;
+/// let error = verifier.verify("no token", std::time::SystemTime::now()).unwrap_err();
+/// assert!(error.to_string().contains("expected a JSON Web Token"));
+/// # Ok::<(), registry_auth::token::TrustError>(())
+/// ```
 #[derive(Debug)]
 pub struct TokenVerifier {
     issuer: String,
@@ -171,7 +186,7 @@ struct Header {
     critical: Option<Vec<String>>,
 }
 
-fn decode<'de, T: serde::de::DeserializeOwned>(part: &'de str) -> Result<T, String> {
+fn decode<T: DeserializeOwned>(part: &str) -> Result<T, String> {
     let json = URL_SAFE_NO_PAD
         .decode(part)
         .map_err(|_| "it is not base64url".to_owned())?;

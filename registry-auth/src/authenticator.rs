@@ -26,16 +26,29 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`AuthenticateError::Rejected`] when they prove nothing (the answer is 401), and
-    /// [`AuthenticateError::Unavailable`] when it cannot be known now (503, never an allow).
+    /// [`AuthenticateError::Rejected`] or [`AuthenticateError::InvalidToken`] when they prove
+    /// nothing (the answer is 401), and [`AuthenticateError::Unavailable`] when it cannot be known now (503, never an allow).
     async fn authenticate(&self, credentials: &Credentials)
     -> Result<Principal, AuthenticateError>;
 
     /// The `WWW-Authenticate` value with which a client is asked for credentials (RFC 9110,
     /// section 11.6.1)
     ///
-    /// `needed` is what the refused request asked for. `None` where no credentials can help.
-    fn challenge(&self, needed: &[Access]) -> Option<String>;
+    /// `needed` is what the refused request asked for, `reason` why it was refused. `None` where
+    /// no credentials can help.
+    fn challenge(&self, needed: &[Access], reason: ChallengeReason) -> Option<String>;
+}
+
+/// Why a client is asked for credentials
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ChallengeReason {
+    /// The token is good, but does not grant what is needed
+    InsufficientScope,
+    /// The token is not accepted
+    InvalidToken,
+    /// There were no credentials, or they were wrong
+    LoginRequired,
 }
 
 /// What a request brings to prove its origin
@@ -81,6 +94,12 @@ impl fmt::Debug for Password {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticateError {
+    /// The token is not accepted
+    #[error("the token was not accepted: {reason}; get a new one")]
+    InvalidToken {
+        /// What is wrong with it, without any of its secrets
+        reason: String,
+    },
     /// The credentials prove nothing
     #[error("the credentials were not accepted; log in again")]
     Rejected,
@@ -105,7 +124,7 @@ impl Authenticator for Anyone {
         Ok(Principal::Anonymous)
     }
 
-    fn challenge(&self, _: &[Access]) -> Option<String> {
+    fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
         None
     }
 }

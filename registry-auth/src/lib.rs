@@ -3,7 +3,8 @@
 //! A request is first identified: an [`Authenticator`] turns its [`Credentials`] into a
 //! [`Principal`]. Then it is authorized: a [`Policy`] answers each [`Access`] that the
 //! operation needs with a [`Decision`], which always says which rule decided and why. There
-//! is no default policy: whoever composes a registry names one, be it [`AllowAll`].
+//! is no default policy: whoever composes a registry names one, be it [`AllowAll`]. A registry that
+//! leaves users to a token service takes a [`TokenAuthenticator`] with the policy [`Granted`].
 //!
 //! ```
 //! use registry_auth::{AllowAll, Policy, Principal};
@@ -23,12 +24,16 @@ pub mod htpasswd;
 pub mod policy;
 pub mod principal;
 pub mod silly;
+pub mod token;
 
 pub use registry_core::{Access, Action, Resource};
 
-pub use crate::authenticator::{Anyone, AuthenticateError, Authenticator, Credentials, Password};
+pub use crate::authenticator::{
+    Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
+};
 pub use crate::challenge::{Quoted, QuotedError};
 pub use crate::htpasswd::Htpasswd;
 pub use crate::policy::{AllowAll, Authenticated, Decision, Policy, PullOnly};
 pub use crate::principal::Principal;
 pub use crate::silly::Silly;
+pub use crate::token::{Granted, TokenAuthenticator, TokenOptions};

@@ -116,6 +116,11 @@ impl Policy for Authenticated {
                 "authenticated",
                 "whoever is logged in may do everything here",
             ),
+            // It grants what it says and no more, which is for `Granted` to read.
+            Principal::Token { .. } => Decision::deny(
+                "authenticated",
+                "log in with a name and a password; this registry takes no tokens",
+            ),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::token::Grants;
+
 /// The identified origin of a request
 ///
 /// # Examples
@@ -17,6 +19,13 @@ use std::fmt;
 pub enum Principal {
     /// Nobody in particular
     Anonymous,
+    /// The bearer of a token, which says itself what it grants
+    Token {
+        /// Whom the token is about, if anyone in particular
+        subject: Option<String>,
+        /// What it grants
+        grants: Grants,
+    },
     /// A user whose name an authenticator vouches for
     User {
         /// The name that the user logged in with
@@ -29,6 +38,7 @@ impl Principal {
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Anonymous => None,
+            Self::Token { subject, .. } => subject.as_deref(),
             Self::User { name } => Some(name),
         }
     }

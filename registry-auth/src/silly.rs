@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use registry_core::Access;
 
-use crate::authenticator::{AuthenticateError, Authenticator, Credentials};
+use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
 
@@ -53,7 +53,7 @@ impl Authenticator for Silly {
         })
     }
 
-    fn challenge(&self, needed: &[Access]) -> Option<String> {
+    fn challenge(&self, needed: &[Access], _: ChallengeReason) -> Option<String> {
         let Self { realm, service } = self;
         let mut challenge = format!("Bearer realm={realm},service={service}");
         if !needed.is_empty() {
@@ -70,7 +70,7 @@ mod tests {
     use registry_core::route;
 
     use super::*;
-    use crate::Password;
+    use crate::{ChallengeReason, Password};
 
     fn silly() -> Silly {
         Silly::new(
@@ -104,7 +104,10 @@ mod tests {
     fn the_challenge_names_the_scopes() {
         let challenge = |method, path| {
             silly()
-                .challenge(&route(method, path, None).unwrap().access())
+                .challenge(
+                    &route(method, path, None).unwrap().access(),
+                    ChallengeReason::LoginRequired,
+                )
                 .unwrap()
         };
         assert_eq!(

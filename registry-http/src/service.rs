@@ -13,7 +13,9 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use ipnet::IpNet;
-use registry_auth::{Access, AuthenticateError, Authenticator, Credentials, Policy, Principal};
+use registry_auth::{
+    Access, AuthenticateError, Authenticator, ChallengeReason, Credentials, Policy, Principal,
+};
 use registry_core::manifest::Limits;
 use registry_core::{Manifest, Operation, route};
 use registry_storage::Store;
@@ -387,10 +389,10 @@ impl Inner {
         headers: &HeaderMap,
         operation: &Operation,
     ) -> Result<Principal, Failure> {
-        let challenge = || self.authenticator.challenge(&operation.access());
+        let challenge = |reason| self.authenticator.challenge(&operation.access(), reason);
         let credentials = match credentials(headers) {
             Ok(credentials) => credentials,
-            Err(_) => match challenge() {
+            Err(_) => match challenge(ChallengeReason::LoginRequired) {
                 Some(challenge) => {
                     return Err(Cause::Unauthenticated {
                         reason: "expected `Authorization: Basic` or `Bearer` with credentials, something else came".to_owned(),
@@ -408,8 +410,12 @@ impl Inner {
                 return Err(Cause::Unidentified { error, retry_after }.into());
             }
             Err(error) => {
+                let why = match error {
+                    AuthenticateError::InvalidToken { .. } => ChallengeReason::InvalidToken,
+                    _ => ChallengeReason::LoginRequired,
+                };
                 let reason = error.to_string();
-                return Err(match challenge() {
+                return Err(match challenge(why) {
                     Some(challenge) => Cause::Unauthenticated { reason, challenge },
                     None => Cause::Denied { reason },
                 }
@@ -421,7 +427,7 @@ impl Inner {
         if *operation == Operation::Ping
             && principal == Principal::Anonymous
             && credentials == Credentials::None
-            && let Some(challenge) = challenge()
+            && let Some(challenge) = challenge(ChallengeReason::LoginRequired)
         {
             return Err(Cause::Unauthenticated {
                 reason: "log in to use this registry".to_owned(),
@@ -441,9 +447,15 @@ impl Inner {
             }
             tracing::debug!(%principal, %access, rule = decision.rule(), "denied");
             let reason = decision.reason().to_owned();
-            let challenge = (*principal == Principal::Anonymous)
-                .then(|| self.authenticator.challenge(&needed))
-                .flatten();
+            let why = match principal {
+                Principal::Anonymous => Some(ChallengeReason::LoginRequired),
+                // Clients push with the token of a pull until they are told to get a better one.
+                Principal::Token { grants, .. } if !grants.allow_all(&needed) => {
+                    Some(ChallengeReason::InsufficientScope)
+                }
+                _ => None,
+            };
+            let challenge = why.and_then(|why| self.authenticator.challenge(&needed, why));
             return Err(match challenge {
                 Some(challenge) => Cause::Unauthenticated { reason, challenge },
                 None => Cause::Denied { reason },
@@ -661,7 +673,7 @@ mod tests {
             Box::pin(std::future::pending())
         }
 
-        fn challenge(&self, _: &[Access]) -> Option<String> {
+        fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
             None
         }
     }

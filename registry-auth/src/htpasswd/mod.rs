@@ -66,7 +66,7 @@ use self::account::{Account, Memory};
 use self::fingerprint::{Fingerprint, Fingerprints, taken_in};
 use self::hash::{Meter, waste};
 use self::lanes::{Lanes, Question, Run, Verdict};
-use crate::authenticator::{AuthenticateError, Authenticator, Credentials};
+use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
 
@@ -99,7 +99,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 ///
 /// ```
 /// use registry_auth::htpasswd::{Entry, File, Htpasswd, Options};
-/// use registry_auth::{Authenticator, AuthenticateError, Credentials, Password, Principal};
+/// use registry_auth::{
+///     AuthenticateError, Authenticator, ChallengeReason, Credentials, Password, Principal,
+/// };
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
@@ -108,7 +110,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// File::default().with(Entry::new("ada", &password, 4)?).save(&path)?;
 ///
 /// let htpasswd = Htpasswd::open(&path, "Registry Realm".parse()?, Options::default())?;
-/// assert_eq!(htpasswd.challenge(&[]).as_deref(), Some(r#"Basic realm="Registry Realm""#));
+/// let challenge = htpasswd.challenge(&[], ChallengeReason::LoginRequired);
+/// assert_eq!(challenge.as_deref(), Some(r#"Basic realm="Registry Realm""#));
 ///
 /// let ada = |password| Credentials::Basic { user: "ada".into(), password };
 /// let principal = htpasswd.authenticate(&ada(password)).await?;
@@ -251,7 +254,7 @@ impl Authenticator for Htpasswd {
         }
     }
 
-    fn challenge(&self, _: &[Access]) -> Option<String> {
+    fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
         Some(format!("Basic realm={}", self.realm))
     }
 }

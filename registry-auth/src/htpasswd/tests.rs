@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use tempfile::TempDir;
 
 use super::*;
-use crate::Password;
+use crate::{ChallengeReason, Password};
 
 struct Registry {
     htpasswd: Arc<Htpasswd>,
@@ -159,7 +159,10 @@ async fn users_are_known_by_their_passwords() {
     let nobody = registry.htpasswd.authenticate(&Credentials::None).await;
     assert_eq!(nobody, Ok(Principal::Anonymous));
     assert_eq!(
-        registry.htpasswd.challenge(&[]).unwrap(),
+        registry
+            .htpasswd
+            .challenge(&[], ChallengeReason::LoginRequired)
+            .unwrap(),
         r#"Basic realm="Registry \"Realm\"""#
     );
     let shown = format!("{:?}", registry.htpasswd);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use registry_auth::{AuthenticateError, Credentials, Principal, PullOnly};
+use registry_auth::{AuthenticateError, Credentials, Granted, Principal, PullOnly};
 
 use super::support::*;
 
@@ -246,11 +246,91 @@ async fn row_a12_what_is_not_proved_is_401_and_what_is_not_allowed_403() {
 }
 
 #[tokio::test]
+async fn row_a12_who_has_too_few_grants_is_told_which_token_to_get() {
+    let registry = Registry::setup()
+        .authenticator(Login::scopes())
+        .policy(Granted)
+        .start()
+        .await;
+    let bearing = |request: Request, scope: &str| {
+        request
+            .header("Authorization", format!("Bearer {scope}"))
+            .send()
+    };
+    let post = || registry.post("/v2/a/blobs/uploads/").body("");
+    let challenge = |needed: &str, error: &str| {
+        format!(
+            "Bearer realm=\"https://auth.example/token\",service=\"test\",scope=\"{needed}\"{error}"
+        )
+    };
+    let needed = "repository:a:pull repository:a:push";
+
+    let response = post().send().await;
+    let message = response.refused(401, "UNAUTHORIZED");
+    assert!(message.contains("log in"), "{message}");
+    assert_eq!(response.all("WWW-Authenticate"), [challenge(needed, "")]);
+
+    // As docker does, which has pulled before and pushes with the same token.
+    for scope in [
+        "repository:a:pull",
+        "repository:a:push",
+        "repository:b:pull,push",
+    ] {
+        let response = bearing(post(), scope).await;
+        let message = response.refused(401, "UNAUTHORIZED");
+        assert!(
+            message.contains("does not grant `repository:a:"),
+            "{message}"
+        );
+        assert_eq!(
+            response.all("WWW-Authenticate"),
+            [challenge(needed, ",error=\"insufficient_scope\"")]
+        );
+    }
+    bearing(post(), "repository:a:pull,push").await.expect(202);
+    bearing(post(), "repository:a:*").await.expect(202);
+
+    let response = bearing(post(), "repository").await;
+    let message = response.refused(401, "UNAUTHORIZED");
+    assert!(
+        message.contains("the token was not accepted: expected `type:name:actions`"),
+        "{message}"
+    );
+    assert_eq!(
+        response.all("WWW-Authenticate"),
+        [challenge(needed, ",error=\"invalid_token\"")]
+    );
+    // A ping needs a token, not a grant: that is how clients check a login.
+    let response = registry.get("/v2/").send().await;
+    response.refused(401, "UNAUTHORIZED");
+    assert_eq!(response.all("WWW-Authenticate"), [challenge("", "")]);
+    bearing(registry.get("/v2/"), "repository:a:")
+        .await
+        .expect(200);
+    // Without the right to its source a mount becomes an upload.
+    let target = format!("/v2/a/blobs/uploads/?mount={}&from=b", sha256(b"x"));
+    bearing(registry.post(target), "repository:a:pull,push")
+        .await
+        .expect(202);
+
+    // A better token cannot be had where it is the policy that says no.
+    let registry = Registry::setup()
+        .authenticator(Login::scopes())
+        .policy(PullOnly)
+        .start()
+        .await;
+    let post = registry.post("/v2/a/blobs/uploads/").body("");
+    let response = bearing(post, "repository:a:pull,push").await;
+    response.refused(403, "DENIED");
+    assert_eq!(response.find("WWW-Authenticate"), None);
+}
+
+#[tokio::test]
 async fn row_a14_a_token_is_checked_once_for_each_request() {
     let valid = Arc::new(AtomicBool::new(true));
     let still = valid.clone();
     let login = Login::new(
-        |_| "Bearer realm=\"https://auth.example/token\"".to_owned(),
+        |_, _| "Bearer realm=\"https://auth.example/token\"".to_owned(),
         move |credentials| match credentials {
             Credentials::Bearer(_) if still.load(Ordering::Relaxed) => Ok(Principal::User {
                 name: "ada".to_owned(),

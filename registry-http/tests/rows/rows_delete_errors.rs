@@ -303,7 +303,7 @@ async fn failures() -> Vec<(Response, u16, &'static str)> {
 /// A registry that cannot tell for the moment who asks
 async fn unavailable() -> Registry {
     let login = Login::new(
-        |_| "Basic realm=\"test\"".to_owned(),
+        |_, _| "Basic realm=\"test\"".to_owned(),
         |_| {
             Err(AuthenticateError::Unavailable {
                 retry_after: Duration::from_millis(6500),

@@ -4,21 +4,25 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use registry_auth::token::{AccessEntry, ResourceActions};
 use registry_auth::{
-    Access, AuthenticateError, Authenticator, Credentials, Decision, Policy, Principal,
+    Access, AuthenticateError, Authenticator, ChallengeReason, Credentials, Decision, Policy,
+    Principal,
 };
 
 type Check = dyn Fn(&Credentials) -> Result<Principal, AuthenticateError> + Send + Sync;
 
+type Challenge = fn(&[Access], ChallengeReason) -> String;
+
 /// An authenticator of two closures
 pub(crate) struct Login {
-    challenge: fn(&[Access]) -> String,
+    challenge: Challenge,
     check: Box<Check>,
 }
 
 impl Login {
     pub(crate) fn new(
-        challenge: fn(&[Access]) -> String,
+        challenge: Challenge,
         check: impl Fn(&Credentials) -> Result<Principal, AuthenticateError> + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -30,7 +34,7 @@ impl Login {
     /// Knows `ada` with the password `love:lace`, by Basic
     pub(crate) fn ada() -> Self {
         Self::new(
-            |_| "Basic realm=\"test\"".to_owned(),
+            |_, _| "Basic realm=\"test\"".to_owned(),
             |credentials| match credentials {
                 Credentials::None => Ok(Principal::Anonymous),
                 Credentials::Basic { user, password }
@@ -41,6 +45,23 @@ impl Login {
                 _ => Err(AuthenticateError::Rejected),
             },
         )
+    }
+
+    /// Takes the scope itself for a token that grants it
+    pub(crate) fn scopes() -> Self {
+        Self::new(bearer_challenge, |credentials| match credentials {
+            Credentials::None => Ok(Principal::Anonymous),
+            Credentials::Bearer(token) => match token.expose().parse::<ResourceActions>() {
+                Ok(scope) => Ok(Principal::Token {
+                    subject: None,
+                    grants: [&AccessEntry::from(&scope)].into_iter().collect(),
+                }),
+                Err(error) => Err(AuthenticateError::InvalidToken {
+                    reason: error.to_string(),
+                }),
+            },
+            _ => Err(AuthenticateError::Rejected),
+        })
     }
 
     /// Knows the token `good`, by Bearer
@@ -56,10 +77,15 @@ impl Login {
 }
 
 /// A challenge with all that was asked for in it
-pub(crate) fn bearer_challenge(needed: &[Access]) -> String {
+pub(crate) fn bearer_challenge(needed: &[Access], reason: ChallengeReason) -> String {
     let scopes: Vec<String> = needed.iter().map(ToString::to_string).collect();
+    let error = match reason {
+        ChallengeReason::InsufficientScope => ",error=\"insufficient_scope\"",
+        ChallengeReason::InvalidToken => ",error=\"invalid_token\"",
+        _ => "",
+    };
     format!(
-        "Bearer realm=\"https://auth.example/token\",service=\"test\",scope=\"{}\"",
+        "Bearer realm=\"https://auth.example/token\",service=\"test\",scope=\"{}\"{error}",
         scopes.join(" ")
     )
 }
@@ -84,8 +110,8 @@ impl Authenticator for Login {
         Box::pin(std::future::ready((self.check)(credentials)))
     }
 
-    fn challenge(&self, needed: &[Access]) -> Option<String> {
-        Some((self.challenge)(needed))
+    fn challenge(&self, needed: &[Access], reason: ChallengeReason) -> Option<String> {
+        Some((self.challenge)(needed, reason))
     }
 }
 

@@ -1,0 +1,352 @@
+//! The authenticator of tokens
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use registry_core::Access;
+use sha2::{Digest, Sha256};
+
+use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
+use crate::principal::Principal;
+use crate::token::algorithm::SigningAlgorithm;
+use crate::token::claims::Claims;
+use crate::token::scope::{Scope, quotable};
+use crate::token::trust::TrustError;
+use crate::token::verifier::{TokenVerifier, seconds};
+
+/// How much of verified tokens is remembered, in bytes of the tokens themselves
+///
+/// Some thousand of usual size.
+const REMEMBERED: u64 = 4 * 1024 * 1024;
+
+/// How long a verified token is taken for good without another look, in seconds
+///
+/// Within it many requests of one pull are verified once; what else can end, such as the
+/// certificate of the issuer, has its effect after it at the latest.
+const REMEMBERED_FOR: i64 = 5 * 60;
+
+/// Which tokens a [`TokenAuthenticator`] accepts, and where it sends those without one
+///
+/// The fields are those of distribution's `auth: token`.
+///
+/// # Examples
+///
+/// ```no_run
+/// use registry_auth::{TokenAuthenticator, TokenOptions};
+///
+/// let options = TokenOptions::new("https://auth.example/token", "registry.example", "auth.example")
+///     .with_root_certificates("/etc/registry/auth.pem");
+/// let authenticator = TokenAuthenticator::new(options)?;
+/// # Ok::<(), registry_auth::token::TokenSetupError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TokenOptions {
+    /// The address of the token service, an absolute URL
+    pub realm: String,
+    /// The name of this registry for the token service, and the audience of its tokens
+    pub service: String,
+    /// The issuer of the tokens
+    pub issuer: String,
+    /// A file of PEM certificates and public keys
+    ///
+    /// Tokens are signed with one of their keys, or with that of a certificate for which they
+    /// vouch.
+    pub root_certificates: Option<PathBuf>,
+    /// A file with a JSON Web Key Set, with whose keys tokens may be signed besides
+    pub jwks: Option<PathBuf>,
+    /// The algorithms that are accepted; by default all that are known
+    pub algorithms: Vec<SigningAlgorithm>,
+    /// How much the clocks of issuer and registry may differ; by default a minute, as in
+    /// distribution
+    pub leeway: Duration,
+}
+
+impl TokenOptions {
+    /// Options with these names and no keys yet
+    pub fn new(
+        realm: impl Into<String>,
+        service: impl Into<String>,
+        issuer: impl Into<String>,
+    ) -> Self {
+        Self {
+            realm: realm.into(),
+            service: service.into(),
+            issuer: issuer.into(),
+            root_certificates: None,
+            jwks: None,
+            algorithms: SigningAlgorithm::ALL.to_vec(),
+            leeway: Duration::from_secs(60),
+        }
+    }
+
+    /// Sets the file of certificates
+    #[must_use]
+    pub fn with_root_certificates(mut self, path: impl Into<PathBuf>) -> Self {
+        self.root_certificates = Some(path.into());
+        self
+    }
+
+    /// Sets the file with the JSON Web Key Set
+    #[must_use]
+    pub fn with_jwks(mut self, path: impl Into<PathBuf>) -> Self {
+        self.jwks = Some(path.into());
+        self
+    }
+
+    /// Sets the algorithms that are accepted
+    #[must_use]
+    pub fn with_algorithms(mut self, algorithms: impl Into<Vec<SigningAlgorithm>>) -> Self {
+        self.algorithms = algorithms.into();
+        self
+    }
+
+    /// Sets how much clocks may differ
+    #[must_use]
+    pub fn with_leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    fn check(&self) -> Result<(), TokenSetupError> {
+        let host = ["https://", "http://"]
+            .iter()
+            .find_map(|scheme| self.realm.strip_prefix(scheme));
+        let is_url = host
+            .is_some_and(|host| !host.is_empty() && !host.starts_with(['/', '?', '#']))
+            && self.realm.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_url {
+            return Err(TokenSetupError::Realm {
+                got: quotable(&self.realm),
+            });
+        }
+        let is_printable = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+        if self.service.is_empty() || !self.service.bytes().all(is_printable) {
+            return Err(TokenSetupError::Service {
+                got: quotable(&self.service),
+            });
+        }
+        if self.issuer.is_empty() {
+            return Err(TokenSetupError::NoIssuer);
+        }
+        if self.algorithms.is_empty() {
+            return Err(TokenSetupError::NoAlgorithm);
+        }
+        if self.root_certificates.is_none() && self.jwks.is_none() {
+            return Err(TokenSetupError::NoKeys);
+        }
+        Ok(())
+    }
+}
+
+/// Accepts the bearer tokens of a token service
+///
+/// Makes a [`Principal::Token`] of each; together with the policy [`Granted`](crate::Granted) it is
+/// distribution's `auth: token`. A request without credentials is [`Principal::Anonymous`].
+///
+/// A token that was verified is remembered by its hash until it ends or five minutes are over.
+///
+/// # Examples
+///
+/// ```no_run
+/// use registry_auth::{Authenticator, ChallengeReason, TokenAuthenticator, TokenOptions};
+/// use registry_core::route;
+///
+/// let options = TokenOptions::new("https://auth.example/token", "registry.example", "auth.example")
+///     .with_root_certificates("/etc/registry/auth.pem");
+/// let authenticator = TokenAuthenticator::new(options)?;
+/// let push = route("POST", "/v2/team/app/blobs/uploads/", None)?;
+/// assert_eq!(
+///     authenticator.challenge(&push.access(), ChallengeReason::InsufficientScope).as_deref(),
+///     Some(concat!(
+///         r#"Bearer realm="https://auth.example/token",service="registry.example","#,
+///         r#"scope="repository:team/app:pull,push",error="insufficient_scope""#,
+///     )),
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct TokenAuthenticator {
+    options: TokenOptions,
+    current: ArcSwap<Current>,
+}
+
+/// The keys in force, and what was verified with them
+struct Current {
+    verifier: TokenVerifier,
+    verified: Cache<[u8; 32], Arc<Verified>, Weight>,
+}
+
+struct Verified {
+    principal: Principal,
+    /// The seconds between which it may be taken for good
+    from: i64,
+    until: i64,
+    length: usize,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<[u8; 32], Arc<Verified>> for Weight {
+    fn weight(&self, _: &[u8; 32], verified: &Arc<Verified>) -> u64 {
+        verified.length as u64
+    }
+}
+
+impl TokenAuthenticator {
+    /// Checks the options and reads the files that they name
+    ///
+    /// # Errors
+    ///
+    /// [`TokenSetupError`] says which option or file is wrong, and what was expected.
+    pub fn new(options: TokenOptions) -> Result<Self, TokenSetupError> {
+        options.check()?;
+        let current = ArcSwap::from_pointee(Current::load(&options)?);
+        Ok(Self { options, current })
+    }
+
+    /// Reads the files of keys again
+    ///
+    /// From then on tokens of keys that are no longer there are refused. Requests in the middle of
+    /// their work go on. It reads files, so call it where that may block.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenSetupError`] as [`TokenAuthenticator::new`]; the old keys then stay in force.
+    pub fn reload(&self) -> Result<(), TokenSetupError> {
+        self.current.store(Arc::new(Current::load(&self.options)?));
+        Ok(())
+    }
+
+    /// What a token proves at the time `now`
+    fn principal(&self, token: &str, now: SystemTime) -> Result<Principal, AuthenticateError> {
+        let current = self.current.load();
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        let second = seconds(now);
+        if let Some(known) = current.verified.get(&hash)
+            && (known.from..=known.until).contains(&second)
+        {
+            return Ok(known.principal.clone());
+        }
+        let claims = current.verifier.verify(token, now).map_err(|error| {
+            tracing::debug!(%error, "token refused");
+            AuthenticateError::InvalidToken {
+                reason: error.to_string(),
+            }
+        })?;
+        let expires = current.verifier.end(&claims);
+        let verified = Verified {
+            principal: principal(claims),
+            from: second,
+            until: expires.min(second.saturating_add(REMEMBERED_FOR)),
+            length: token.len(),
+        };
+        let principal = verified.principal.clone();
+        current.verified.insert(hash, Arc::new(verified));
+        Ok(principal)
+    }
+}
+
+impl Current {
+    fn load(options: &TokenOptions) -> Result<Self, TrustError> {
+        Ok(Self {
+            verifier: TokenVerifier::new(options)?,
+            verified: Cache::with_weighter(1024, REMEMBERED, Weight),
+        })
+    }
+}
+
+fn principal(claims: Claims) -> Principal {
+    Principal::Token {
+        grants: claims.access.iter().collect(),
+        subject: Some(claims.subject).filter(|subject| !subject.is_empty()),
+    }
+}
+
+#[async_trait]
+impl Authenticator for TokenAuthenticator {
+    async fn authenticate(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<Principal, AuthenticateError> {
+        match credentials {
+            Credentials::Bearer(token) => self.principal(token.expose(), SystemTime::now()),
+            Credentials::None => Ok(Principal::Anonymous),
+            // A password is for the token service, not for the registry.
+            Credentials::Basic { .. } => Err(AuthenticateError::Rejected),
+        }
+    }
+
+    fn challenge(&self, needed: &[Access], reason: ChallengeReason) -> Option<String> {
+        let mut challenge = format!(
+            "Bearer realm={},service={}",
+            quoted(&self.options.realm),
+            quoted(&self.options.service)
+        );
+        let scope: Scope = needed.iter().collect();
+        if !scope.resources().is_empty() {
+            challenge.push_str(&format!(",scope={}", quoted(&scope.to_string())));
+        }
+        let error = match reason {
+            ChallengeReason::InsufficientScope => Some("insufficient_scope"),
+            ChallengeReason::InvalidToken => Some("invalid_token"),
+            ChallengeReason::LoginRequired => None,
+        };
+        if let Some(error) = error {
+            challenge.push_str(&format!(",error={}", quoted(error)));
+        }
+        Some(challenge)
+    }
+}
+
+impl fmt::Debug for TokenAuthenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAuthenticator")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A quoted string (RFC 9110, section 5.6.4)
+fn quoted(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{escaped}\"")
+}
+
+/// Why tokens cannot be verified with these options
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenSetupError {
+    /// No algorithm is accepted
+    #[error("expected at least one signing algorithm, got none; leave them out to accept all")]
+    NoAlgorithm,
+    /// The issuer is empty
+    #[error("expected the issuer of the tokens, as in their `iss`, got nothing")]
+    NoIssuer,
+    /// There are no keys
+    #[error("expected a bundle of root certificates or a JSON Web Key Set, got neither")]
+    NoKeys,
+    /// The address of the token service is none
+    #[error(
+        "expected the token service's address, such as `https://auth.example/token`, as realm, got `{got}`"
+    )]
+    Realm {
+        /// What came
+        got: String,
+    },
+    /// The name of the service cannot be sent in a header
+    #[error("expected a service name of printable ASCII characters, got `{got}`")]
+    Service {
+        /// What came
+        got: String,
+    },
+    /// A file of keys is of no use
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}

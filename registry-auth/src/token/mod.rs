@@ -1,0 +1,27 @@
+//! Bearer tokens of the Docker token specification
+//!
+//! A registry that does not know its users itself sends them to a token service: its challenge
+//! names the service ([`TokenOptions::realm`]) and the [`Scope`] that is needed. What comes back is
+//! a JSON Web Token whose [`Claims`] say who the client is and what it may do. A
+//! [`TokenAuthenticator`] verifies it and makes a [`Principal::Token`](crate::Principal::Token), which carries the
+//! [`Grants`]; [`Granted`] is the policy that allows exactly those.
+//!
+//! What is accepted is what distribution 2.8 accepts with `auth: token`, and the keys of a JSON
+//! Web Key Set besides.
+
+mod algorithm;
+mod authenticator;
+mod claims;
+mod grants;
+mod key;
+mod scope;
+mod trust;
+mod verifier;
+
+pub use self::algorithm::{AlgorithmError, SigningAlgorithm};
+pub use self::authenticator::{TokenAuthenticator, TokenOptions, TokenSetupError};
+pub use self::claims::{AccessEntry, Claims};
+pub use self::grants::{Grant, Granted, Grants};
+pub use self::scope::{MAX_SCOPE, ResourceActions, Scope, ScopeError};
+pub use self::trust::{TrustError, TrustProblem};
+pub use self::verifier::{MAX_TOKEN, TokenError, TokenVerifier};

@@ -11,6 +11,8 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+#[cfg(test)]
+mod documented;
 mod duration;
 mod environment;
 mod keys;

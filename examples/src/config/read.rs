@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
-use super::tree::{Node, Value};
+use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
     Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
@@ -440,7 +440,7 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
                 hosts: letsencrypt.texts("hosts")?,
                 directory: letsencrypt.url("directoryurl")?,
             }),
-            None if section.node.is_some_and(|node| asks_for_something(node)) => {
+            None if section.node.is_some_and(|node| !node.is_empty()) => {
                 // Serving in the clear what was meant to be encrypted is no way to go on.
                 return Err(Problem {
                     origin: section.origin("certificate"),
@@ -516,16 +516,6 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
         minimum,
         cipher_suites,
     }))
-}
-
-/// Whether anything is set below a section
-fn asks_for_something(node: &Node) -> bool {
-    match &node.value {
-        Value::Null => false,
-        Value::Scalar(scalar) => !scalar.text.is_empty(),
-        Value::List(items) => !items.is_empty(),
-        Value::Map(entries) => entries.iter().any(|entry| asks_for_something(&entry.node)),
-    }
 }
 
 fn client_auth(

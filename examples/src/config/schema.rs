@@ -189,15 +189,11 @@ fn walk_section(
                 unknown(path, &entry.key, schema),
             ));
         };
-        if let Some(why) = child.refusal() {
-            // A section that is there with nothing in it asks for nothing, but a driver or a
-            // scheme is chosen by its name alone.
-            if !matches!(entry.node.value, Value::Null) || NAMED.contains(&path) {
-                return Err(Problem::at(
-                    &entry.origin,
-                    format!("`{below}` cannot be: {why}"),
-                ));
-            }
+        // A driver is chosen by its name alone, whatever stands under it.
+        if NAMED.contains(&path)
+            && let Some(why) = child.refusal()
+        {
+            return Err(refused(&entry.origin, &below, why));
         }
         walk(&entry.node, child, &below, group, found)?;
     }
@@ -220,13 +216,14 @@ fn leaf(
     found: &mut Vec<Finding>,
 ) -> Result<(), Problem> {
     value::check(node, key.kind).map_err(|problem| problem.of(path))?;
+    // An empty value is what is not set, as in distribution.
+    if node.is_empty() {
+        return Ok(());
+    }
     let what = match key.fate {
         Fate::Honoured | Fate::Differently(_) => return Ok(()),
         Fate::Refused(why) => {
-            return Err(Problem::at(
-                &node.origin,
-                format!("`{path}` cannot be: {why}"),
-            ));
+            return Err(refused(&node.origin, path, why));
         }
         Fate::Only(only, instead) => {
             let as_only = match key.kind {
@@ -247,6 +244,10 @@ fn leaf(
         what: what.to_owned(),
     });
     Ok(())
+}
+
+fn refused(origin: &Origin, path: &str, why: &str) -> Problem {
+    Problem::at(origin, format!("`{path}` cannot be: {why}"))
 }
 
 fn join(path: &str, key: &str) -> String {

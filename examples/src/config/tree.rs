@@ -180,6 +180,16 @@ impl Node {
         }
     }
 
+    /// Whether nothing is set in it, however deep
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::Scalar(scalar) => scalar.text.is_empty(),
+            Value::List(items) => items.iter().all(Self::is_empty),
+            Value::Map(entries) => entries.iter().all(|entry| entry.node.is_empty()),
+        }
+    }
+
     /// What kind of value it is, for a message; values themselves may be secret
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {

@@ -11,7 +11,7 @@ use super::tree::{Entry, Node, Value};
 use super::value::Problem;
 use super::{Origin, Warning};
 
-const PREFIX: &str = "REGISTRY_";
+pub(crate) const PREFIX: &str = "REGISTRY_";
 
 /// The project's own tests are told where things are by variables of this name
 const TESTS: &str = "REGISTRY_E2E";

@@ -77,7 +77,10 @@ impl<'a> Section<'a> {
         items
             .iter()
             .enumerate()
-            .map(|(index, node)| Self::new(node, &self.path(&format!("{key}[{index}]"))))
+            .map(|(index, node)| {
+                let path = self.path(&format!("{key}[{}]", node.label(index)));
+                Self::new(node, &path)
+            })
             .collect()
     }
 
@@ -427,10 +430,20 @@ const WEAK_SUITES: [&str; 16] = [
 fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>, Problem> {
     let letsencrypt = section.section("letsencrypt");
     let identity = match (section.text("certificate")?, section.text("key")?) {
-        (Some(certificate), Some(key)) => Identity::Files {
-            certificate: certificate.into(),
-            key: key.into(),
-        },
+        (Some(certificate), Some(key)) => {
+            if letsencrypt.node.is_some_and(|node| !node.is_empty()) {
+                warnings.push(Warning {
+                    keys: vec![letsencrypt.path.clone()],
+                    group: None,
+                    origin: letsencrypt.node.map(|node| node.origin.clone()),
+                    what: "`http.tls.certificate` is used instead, as in distribution".to_owned(),
+                });
+            }
+            Identity::Files {
+                certificate: certificate.into(),
+                key: key.into(),
+            }
+        }
         (Some(_), None) => return section.needed("key", None),
         (None, Some(_)) => return section.needed("certificate", None),
         (None, None) => match letsencrypt.text("cachefile")? {

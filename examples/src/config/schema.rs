@@ -155,11 +155,7 @@ fn walk(
             return Err(wrong(node, path, "a list of sections"));
         };
         for (index, node) in items.iter().enumerate() {
-            let name = ["name", "type"]
-                .iter()
-                .find_map(|key| value::text(node.child(key)?).ok())
-                .unwrap_or_else(|| index.to_string());
-            let path = format!("{path}[{name}]");
+            let path = format!("{path}[{}]", node.label(index));
             walk_section(node, item, &path, Some(&format!("{path}{index}")), found)?;
         }
         return Ok(());
@@ -202,7 +198,8 @@ fn walk_section(
         node.child(key)
             .is_some_and(|node| value::flag(node) == Ok(expected))
     };
-    if is("disabled", true) || is("enabled", false) {
+    // Only `validation` does not end with its `enabled`, which is older than its `disabled`.
+    if is("disabled", true) || (is("enabled", false) && path != "validation") {
         found.truncate(before);
     }
     Ok(())
@@ -273,7 +270,7 @@ fn wrong(node: &Node, path: &str, expected: &str) -> Problem {
 /// What to say of a key that is not known: the nearest one that is
 fn unknown(path: &str, key: &str, schema: &Schema) -> String {
     let near = |name: &str| strsim::damerau_levenshtein(&key.to_lowercase(), name);
-    let shown = join(path, key);
+    let shown = join(path, &key.escape_debug().to_string());
     let mut text = format!("`{shown}` is not known");
     let nearest = schema.children.keys().min_by_key(|name| near(name));
     if let Some(name) = nearest.filter(|name| near(name) <= (name.len() / 3).max(1)) {

@@ -116,11 +116,14 @@ impl Default for Log {
 
 /// How important a record of the log is
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Level {
+    /// Something failed
     Error,
+    /// Something may fail, or is not as it was asked for
     Warn,
+    /// What an operator wants to know
     Info,
+    /// What a developer wants to know
     Debug,
 }
 
@@ -347,9 +350,10 @@ pub enum ClientAuth {
 
 /// A version of TLS
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
 pub enum TlsVersion {
+    /// TLS 1.2, the lowest that is safe
     Tls12,
+    /// TLS 1.3
     Tls13,
 }
 

@@ -190,6 +190,17 @@ impl Node {
         }
     }
 
+    /// What an item of a list is called: its name, or where it stands
+    pub(crate) fn label(&self, index: usize) -> String {
+        ["name", "type"]
+            .iter()
+            .find_map(|key| match &self.child(key)?.value {
+                Value::Scalar(scalar) => Some(scalar.text.escape_debug().to_string()),
+                _ => None,
+            })
+            .unwrap_or_else(|| index.to_string())
+    }
+
     /// What kind of value it is, for a message; values themselves may be secret
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {

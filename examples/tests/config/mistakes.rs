@@ -305,6 +305,20 @@ fn what_is_not_quite_honoured_is_a_warning_by_name() {
     assert_eq!((config.http.debug, config.http.net), (None, Network::Unix));
     assert_eq!(warnings[0].keys, ["http.debug.prometheus.enabled"]);
 
+    // A certificate of one's own wins over an authority, as in distribution.
+    let (_, warnings) = Config::from_yaml(&file(
+        "http: {tls: {certificate: /c, key: /k, letsencrypt: {cachefile: /c}}}",
+    ))
+    .unwrap();
+    assert_eq!(warnings[0].keys, ["http.tls.letsencrypt"]);
+
+    // `enabled: false` does not end the validation, so its keys are told of.
+    let (_, warnings) = Config::from_yaml(&file(
+        "validation: {enabled: false, manifests: {indexes: {platforms: none}}}",
+    ))
+    .unwrap();
+    assert_eq!(warnings[0].keys, ["validation.manifests.indexes.platforms"]);
+
     // Each middleware is one warning; those that are switched off are none.
     let (_, warnings) = Config::from_yaml(&file(
         "middleware:\n  storage:\n  - name: cloudfront\n    options: {baseurl: x}\n  - name: redirect\n\

@@ -118,7 +118,7 @@ fn check_prints_defaults_the_environment_and_the_warnings() {
     for part in [
         "version: 0.1\n",
         "rootdirectory: /r\n",
-        "addr: :6000\n",
+        "addr: \":6000\"\n",
         "age: 168h\n",
         "draintimeout: 30s\n",
         "directory: /r/registry-outbox/",

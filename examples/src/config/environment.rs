@@ -68,7 +68,6 @@ pub(crate) fn apply(
         } else {
             warnings.push(Warning {
                 keys: vec![name.clone()],
-                group: None,
                 origin: Some(origin),
                 what: "no key of the configuration has this name".to_owned(),
             });

@@ -48,8 +48,6 @@ pub struct Warning {
     pub origin: Option<Origin>,
     /// What happens instead
     pub what: String,
-    /// Warnings of one item of a list belong together
-    group: Option<String>,
 }
 
 impl fmt::Display for Warning {

@@ -356,7 +356,6 @@ fn http(
         None if metrics.is_some() => {
             warnings.push(Warning {
                 keys: vec!["http.debug.prometheus.enabled".to_owned()],
-                group: None,
                 origin: prometheus.origin("enabled"),
                 what: "metrics are served on `http.debug.addr`, which is not set".to_owned(),
             });
@@ -434,7 +433,6 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
             if letsencrypt.node.is_some_and(|node| !node.is_empty()) {
                 warnings.push(Warning {
                     keys: vec![letsencrypt.path.clone()],
-                    group: None,
                     origin: letsencrypt.node.map(|node| node.origin.clone()),
                     what: "`http.tls.certificate` is used instead, as in distribution".to_owned(),
                 });
@@ -474,7 +472,6 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
     let mut warn = |key: &str, what: String| {
         warnings.push(Warning {
             keys: vec![section.path(key)],
-            group: None,
             origin: section.origin(key),
             what,
         });
@@ -552,7 +549,6 @@ fn client_auth(
         Some(_) => {
             warnings.push(Warning {
                 keys: vec![section.path(key)],
-                group: None,
                 origin: section.origin(key),
                 what: "a certificate that nobody verifies says nothing; none is asked for"
                     .to_owned(),

@@ -101,32 +101,25 @@ pub(crate) fn name_sections(root: &mut Node) {
 pub(crate) fn check(root: &Node) -> Result<Vec<Warning>, Problem> {
     let mut found = Vec::new();
     walk(root, Schema::root(), "", None, &mut found)?;
-    let mut warnings: Vec<Warning> = Vec::new();
-    for Finding {
-        path,
-        group,
-        origin,
-        what,
-    } in found
-    {
-        match warnings
+    // What is said of several keys of a section, or of an item of a list, is said once.
+    let mut warnings: Vec<(Option<String>, Warning)> = Vec::new();
+    for finding in found {
+        let same = warnings
             .iter_mut()
-            .find(|warning| warning.what == what && warning.group == group)
-        {
-            Some(warning) => {
-                if !warning.keys.contains(&path) {
-                    warning.keys.push(path);
-                }
-            }
-            None => warnings.push(Warning {
-                keys: vec![path],
-                group,
-                origin: Some(origin),
-                what,
-            }),
+            .find(|(group, warning)| *group == finding.group && warning.what == finding.what);
+        match same {
+            Some((_, warning)) => warning.keys.push(finding.path),
+            None => warnings.push((
+                finding.group,
+                Warning {
+                    keys: vec![finding.path],
+                    origin: Some(finding.origin),
+                    what: finding.what,
+                },
+            )),
         }
     }
-    Ok(warnings)
+    Ok(warnings.into_iter().map(|(_, warning)| warning).collect())
 }
 
 struct Finding {

@@ -79,14 +79,13 @@ impl Config {
         if let Some(directory) = &self.registry.outbox.directory {
             return Some(directory.clone());
         }
-        match &self.storage.driver {
-            // A name that came from the machine must not lead out of the folder.
-            Driver::Folder(root) => Some(
-                root.join("registry-outbox")
-                    .join(Path::new(host).file_name().unwrap_or("localhost".as_ref())),
-            ),
-            Driver::Memory => None,
-        }
+        let Driver::Folder(root) = &self.storage.driver else {
+            return None;
+        };
+        // A name that came from the machine must not lead out of the folder.
+        let host = Path::new(host).file_name();
+        let host = host.unwrap_or_else(|| "localhost".as_ref());
+        Some(root.join("registry-outbox").join(host))
     }
 }
 

@@ -227,8 +227,8 @@ enum Read {
     Null,
     Typed(String),
     Text(String),
-    List(Vec<Spanned<Read>>),
-    Map(Vec<(Spanned<String>, Spanned<Read>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl<'de> Deserialize<'de> for Read {

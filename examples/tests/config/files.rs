@@ -137,6 +137,24 @@ fn our_sample_for_production_has_nothing_to_warn_about() {
 }
 
 #[test]
+fn an_outbox_is_beside_the_content_and_of_one_host() {
+    let (config, _) = load("distribution/white-paper.yml");
+    for (host, last) in [
+        ("node-1", "node-1"),
+        ("../../etc", "etc"),
+        ("..", "localhost"),
+        ("", "localhost"),
+    ] {
+        assert_eq!(
+            config.outbox_directory(host).unwrap(),
+            Path::new("/var/lib/registry/registry-outbox").join(last)
+        );
+    }
+    let (config, _) = Config::from_yaml("version: 0.1\nstorage: inmemory\n").unwrap();
+    assert_eq!(config.outbox_directory("node-1"), None);
+}
+
+#[test]
 fn the_table_in_the_folder_is_the_one_in_the_code() {
     let path = config("README.md");
     if std::env::var_os("UPDATE_CONFIGS").is_some() {

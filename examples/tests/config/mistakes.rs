@@ -2,6 +2,8 @@
 
 use registry_examples::config::{Config, Network, TlsVersion};
 
+use crate::files::config;
+
 /// The error of what follows `version` and `storage`, which are lines 1 and 2
 fn error(text: &str) -> String {
     let text = format!("version: 0.1\nstorage: inmemory\n{text}\n");
@@ -341,4 +343,40 @@ fn what_is_not_quite_honoured_is_a_warning_by_name() {
     ))
     .unwrap();
     assert_eq!(warnings, []);
+}
+
+#[test]
+fn a_damaged_file_is_another_configuration_or_an_error_in_one_line() {
+    let mut errors = 0;
+    for name in [
+        "production.yml",
+        "distribution/dev.yml",
+        "distribution/debian.yml",
+    ] {
+        let text = std::fs::read_to_string(config(name)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let without_a_line = (0..lines.len()).map(|line| {
+            let mut lines = lines.clone();
+            lines.remove(line);
+            lines.join("\n")
+        });
+        let indented = (0..lines.len()).map(|line| {
+            let moved = format!(" {}", lines[line]);
+            let mut lines = lines.clone();
+            lines[line] = &moved;
+            lines.join("\n")
+        });
+        let cut = text
+            .char_indices()
+            .step_by(11)
+            .map(|(at, _)| text[..at].to_owned());
+        for damaged in without_a_line.chain(indented).chain(cut) {
+            if let Err(error) = Config::from_yaml(&damaged) {
+                errors += 1;
+                let error = error.to_string();
+                assert!(!error.is_empty() && !error.contains('\n'), "{error:?}");
+            }
+        }
+    }
+    assert!(errors > 100, "{errors}");
 }

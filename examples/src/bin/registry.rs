@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use registry_auth::AllowAll;
 use registry_examples::access_log::AccessLog;
 use registry_examples::compose;
-use registry_examples::config::{Config, Driver, listen_addresses};
+use registry_examples::config::{Config, Driver, listen_addresses, variables};
 use registry_http::server::{ServeOptions, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -83,7 +83,7 @@ fn run(arguments: ServeArguments) -> Result<(), String> {
         root,
     } = arguments;
     let (mut config, warnings) =
-        Config::load(config.as_deref(), std::env::vars()).map_err(|error| error.to_string())?;
+        Config::load(config.as_deref(), variables()).map_err(|error| error.to_string())?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }

@@ -11,7 +11,7 @@ use super::tree::{Entry, Node, Value};
 use super::value::Problem;
 use super::{Origin, Warning};
 
-const PREFIX: &str = "REGISTRY_";
+pub(crate) const PREFIX: &str = "REGISTRY_";
 
 /// The project's own tests are told where things are by variables of this name
 const TESTS: &str = "REGISTRY_E2E";
@@ -68,7 +68,6 @@ pub(crate) fn apply(
         } else {
             warnings.push(Warning {
                 keys: vec![name.clone()],
-                group: None,
                 origin: Some(origin),
                 what: "no key of the configuration has this name".to_owned(),
             });

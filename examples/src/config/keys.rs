@@ -61,7 +61,10 @@ impl Kind {
             Self::Text => "text".to_owned(),
             Self::Choice(names) => {
                 let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-                format!("one of {}", quoted.join(", "))
+                match &quoted[..] {
+                    [only] => only.clone(),
+                    several => format!("one of {}", several.join(", ")),
+                }
             }
             Self::Texts => "a list such as `[one, two]`".to_owned(),
             Self::Names => "names, each with a text".to_owned(),
@@ -312,7 +315,13 @@ pub(crate) const KEYS: &[Key] = &[
         Text,
         Honoured,
     ),
-    key("http.tls.letsencrypt.hosts", Texts, Honoured),
+    key(
+        "http.tls.letsencrypt.hosts",
+        Texts,
+        Differently(
+            "needed: without it distribution asks for certificates for any name that it is called by",
+        ),
+    ),
     key("http.headers", Headers, Honoured),
     key("http.debug.addr", Text, Honoured),
     key("http.debug.prometheus.enabled", Flag, Honoured),

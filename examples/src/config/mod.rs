@@ -11,6 +11,8 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+#[cfg(test)]
+mod documented;
 mod duration;
 mod environment;
 mod keys;
@@ -46,8 +48,6 @@ pub struct Warning {
     pub origin: Option<Origin>,
     /// What happens instead
     pub what: String,
-    /// Warnings of one item of a list belong together
-    group: Option<String>,
 }
 
 impl fmt::Display for Warning {
@@ -105,7 +105,7 @@ fn place(path: Option<&Path>, origin: Option<&Origin>) -> String {
 impl Config {
     /// Reads a file, if there is one, and what the environment overrides in it
     ///
-    /// `environment` is what [`std::env::vars`] gives; only names that begin with `REGISTRY_` count.
+    /// `environment` is what [`variables`] gives; only names that begin with `REGISTRY_` count.
     ///
     /// # Errors
     ///
@@ -229,6 +229,17 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
         return Err(ConfigError::TooLarge(path.to_owned()));
     }
     Ok(text)
+}
+
+/// The variables of this process that may concern the configuration
+///
+/// Unlike [`std::env::vars`] it does not end the process over a variable that is not Unicode.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        name.starts_with(environment::PREFIX)
+            .then(|| (name, value.to_string_lossy().into_owned()))
+    })
 }
 
 /// The name of this machine, under which it keeps what is its own in a shared folder

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
-use super::tree::{Node, Value};
+use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
     Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
@@ -77,7 +77,10 @@ impl<'a> Section<'a> {
         items
             .iter()
             .enumerate()
-            .map(|(index, node)| Self::new(node, &self.path(&format!("{key}[{index}]"))))
+            .map(|(index, node)| {
+                let path = self.path(&format!("{key}[{}]", node.label(index)));
+                Self::new(node, &path)
+            })
             .collect()
     }
 
@@ -353,7 +356,6 @@ fn http(
         None if metrics.is_some() => {
             warnings.push(Warning {
                 keys: vec!["http.debug.prometheus.enabled".to_owned()],
-                group: None,
                 origin: prometheus.origin("enabled"),
                 what: "metrics are served on `http.debug.addr`, which is not set".to_owned(),
             });
@@ -427,10 +429,19 @@ const WEAK_SUITES: [&str; 16] = [
 fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>, Problem> {
     let letsencrypt = section.section("letsencrypt");
     let identity = match (section.text("certificate")?, section.text("key")?) {
-        (Some(certificate), Some(key)) => Identity::Files {
-            certificate: certificate.into(),
-            key: key.into(),
-        },
+        (Some(certificate), Some(key)) => {
+            if letsencrypt.node.is_some_and(|node| !node.is_empty()) {
+                warnings.push(Warning {
+                    keys: vec![letsencrypt.path.clone()],
+                    origin: letsencrypt.node.map(|node| node.origin.clone()),
+                    what: "`http.tls.certificate` is used instead, as in distribution".to_owned(),
+                });
+            }
+            Identity::Files {
+                certificate: certificate.into(),
+                key: key.into(),
+            }
+        }
         (Some(_), None) => return section.needed("key", None),
         (None, Some(_)) => return section.needed("certificate", None),
         (None, None) => match letsencrypt.text("cachefile")? {
@@ -440,7 +451,7 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
                 hosts: letsencrypt.texts("hosts")?,
                 directory: letsencrypt.url("directoryurl")?,
             }),
-            None if section.node.is_some_and(|node| asks_for_something(node)) => {
+            None if section.node.is_some_and(|node| !node.is_empty()) => {
                 // Serving in the clear what was meant to be encrypted is no way to go on.
                 return Err(Problem {
                     origin: section.origin("certificate"),
@@ -461,7 +472,6 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
     let mut warn = |key: &str, what: String| {
         warnings.push(Warning {
             keys: vec![section.path(key)],
-            group: None,
             origin: section.origin(key),
             what,
         });
@@ -518,16 +528,6 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
     }))
 }
 
-/// Whether anything is set below a section
-fn asks_for_something(node: &Node) -> bool {
-    match &node.value {
-        Value::Null => false,
-        Value::Scalar(scalar) => !scalar.text.is_empty(),
-        Value::List(items) => !items.is_empty(),
-        Value::Map(entries) => entries.iter().any(|entry| asks_for_something(&entry.node)),
-    }
-}
-
 fn client_auth(
     section: &Section<'_>,
     client_cas: &[PathBuf],
@@ -549,7 +549,6 @@ fn client_auth(
         Some(_) => {
             warnings.push(Warning {
                 keys: vec![section.path(key)],
-                group: None,
                 origin: section.origin(key),
                 what: "a certificate that nobody verifies says nothing; none is asked for"
                     .to_owned(),

@@ -86,8 +86,8 @@ pub(crate) fn yaml(config: &Config, host: &str) -> String {
         ),
         ("registry", own(config, host)),
     ]);
-    // Text, numbers, lists and maps with text for keys: there is nothing that YAML cannot say.
-    let body = serde_saphyr::to_string(&sections).unwrap_or_default();
+    let body = serde_saphyr::to_string(&sections)
+        .expect("text, numbers, lists and maps with text for keys can all be written as YAML");
     format!("version: 0.1\n{body}")
 }
 
@@ -485,7 +485,11 @@ keeps the two the same. `registry config check FILE` shows what a file puts in f
 
 A key that is not in the table is an error with its line and the nearest known key. Every key can be
 set by an environment variable: `http.addr` by `REGISTRY_HTTP_ADDR`, an item of a list by its index.
+A variable that begins with `REGISTRY_` and matches no key is a warning.
 `auth: none`, `storage: inmemory` and the like, where a name stands for a section, work too.
+
+In this folder, `production.yml` is a commented file to start from, and `distribution/` has files of
+distribution and its packages, which a test reads as they are.
 
 | key | takes | here |
 |---|---|---|
@@ -510,4 +514,50 @@ set by an environment variable: `http.addr` by `REGISTRY_HTTP_ADDR`, an item of 
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_text_can_be_printed_and_read_again() {
+        for text in [
+            "",
+            " ",
+            "~",
+            "null",
+            "yes",
+            "0.1",
+            ":x",
+            "#",
+            "a: b",
+            "- a",
+            "'",
+            "\"",
+            "a\nb",
+            "\t",
+            "\u{0}\u{7}\u{7f}\u{85}\u{2028}\u{feff}",
+            "${HOME}",
+            "{{ x }}",
+            "*a",
+            "&a",
+            "!a",
+            "|",
+            "%",
+        ] {
+            let mut config = Config::default();
+            config
+                .log
+                .fields
+                .insert("field".to_owned(), text.to_owned());
+            config
+                .log
+                .fields
+                .insert(text.to_owned(), "value".to_owned());
+            let printed = yaml(&config, "host");
+            let (again, _) = Config::from_yaml(&printed).unwrap();
+            assert_eq!(again.log, config.log, "{printed}");
+        }
+    }
 }

@@ -101,32 +101,25 @@ pub(crate) fn name_sections(root: &mut Node) {
 pub(crate) fn check(root: &Node) -> Result<Vec<Warning>, Problem> {
     let mut found = Vec::new();
     walk(root, Schema::root(), "", None, &mut found)?;
-    let mut warnings: Vec<Warning> = Vec::new();
-    for Finding {
-        path,
-        group,
-        origin,
-        what,
-    } in found
-    {
-        match warnings
+    // What is said of several keys of a section, or of an item of a list, is said once.
+    let mut warnings: Vec<(Option<String>, Warning)> = Vec::new();
+    for finding in found {
+        let same = warnings
             .iter_mut()
-            .find(|warning| warning.what == what && warning.group == group)
-        {
-            Some(warning) => {
-                if !warning.keys.contains(&path) {
-                    warning.keys.push(path);
-                }
-            }
-            None => warnings.push(Warning {
-                keys: vec![path],
-                group,
-                origin: Some(origin),
-                what,
-            }),
+            .find(|(group, warning)| *group == finding.group && warning.what == finding.what);
+        match same {
+            Some((_, warning)) => warning.keys.push(finding.path),
+            None => warnings.push((
+                finding.group,
+                Warning {
+                    keys: vec![finding.path],
+                    origin: Some(finding.origin),
+                    what: finding.what,
+                },
+            )),
         }
     }
-    Ok(warnings)
+    Ok(warnings.into_iter().map(|(_, warning)| warning).collect())
 }
 
 struct Finding {
@@ -155,11 +148,7 @@ fn walk(
             return Err(wrong(node, path, "a list of sections"));
         };
         for (index, node) in items.iter().enumerate() {
-            let name = ["name", "type"]
-                .iter()
-                .find_map(|key| value::text(node.child(key)?).ok())
-                .unwrap_or_else(|| index.to_string());
-            let path = format!("{path}[{name}]");
+            let path = format!("{path}[{}]", node.label(index));
             walk_section(node, item, &path, Some(&format!("{path}{index}")), found)?;
         }
         return Ok(());
@@ -189,15 +178,11 @@ fn walk_section(
                 unknown(path, &entry.key, schema),
             ));
         };
-        if let Some(why) = child.refusal() {
-            // A section that is there with nothing in it asks for nothing, but a driver or a
-            // scheme is chosen by its name alone.
-            if !matches!(entry.node.value, Value::Null) || NAMED.contains(&path) {
-                return Err(Problem::at(
-                    &entry.origin,
-                    format!("`{below}` cannot be: {why}"),
-                ));
-            }
+        // A driver is chosen by its name alone, whatever stands under it.
+        if NAMED.contains(&path)
+            && let Some(why) = child.refusal()
+        {
+            return Err(refused(&entry.origin, &below, why));
         }
         walk(&entry.node, child, &below, group, found)?;
     }
@@ -206,7 +191,8 @@ fn walk_section(
         node.child(key)
             .is_some_and(|node| value::flag(node) == Ok(expected))
     };
-    if is("disabled", true) || is("enabled", false) {
+    // Only `validation` does not end with its `enabled`, which is older than its `disabled`.
+    if is("disabled", true) || (is("enabled", false) && path != "validation") {
         found.truncate(before);
     }
     Ok(())
@@ -220,13 +206,14 @@ fn leaf(
     found: &mut Vec<Finding>,
 ) -> Result<(), Problem> {
     value::check(node, key.kind).map_err(|problem| problem.of(path))?;
+    // An empty value is what is not set, as in distribution.
+    if node.is_empty() {
+        return Ok(());
+    }
     let what = match key.fate {
         Fate::Honoured | Fate::Differently(_) => return Ok(()),
         Fate::Refused(why) => {
-            return Err(Problem::at(
-                &node.origin,
-                format!("`{path}` cannot be: {why}"),
-            ));
+            return Err(refused(&node.origin, path, why));
         }
         Fate::Only(only, instead) => {
             let as_only = match key.kind {
@@ -247,6 +234,10 @@ fn leaf(
         what: what.to_owned(),
     });
     Ok(())
+}
+
+fn refused(origin: &Origin, path: &str, why: &str) -> Problem {
+    Problem::at(origin, format!("`{path}` cannot be: {why}"))
 }
 
 fn join(path: &str, key: &str) -> String {
@@ -272,7 +263,7 @@ fn wrong(node: &Node, path: &str, expected: &str) -> Problem {
 /// What to say of a key that is not known: the nearest one that is
 fn unknown(path: &str, key: &str, schema: &Schema) -> String {
     let near = |name: &str| strsim::damerau_levenshtein(&key.to_lowercase(), name);
-    let shown = join(path, key);
+    let shown = join(path, &key.escape_debug().to_string());
     let mut text = format!("`{shown}` is not known");
     let nearest = schema.children.keys().min_by_key(|name| near(name));
     if let Some(name) = nearest.filter(|name| near(name) <= (name.len() / 3).max(1)) {

@@ -79,14 +79,13 @@ impl Config {
         if let Some(directory) = &self.registry.outbox.directory {
             return Some(directory.clone());
         }
-        match &self.storage.driver {
-            // A name that came from the machine must not lead out of the folder.
-            Driver::Folder(root) => Some(
-                root.join("registry-outbox")
-                    .join(Path::new(host).file_name().unwrap_or("localhost".as_ref())),
-            ),
-            Driver::Memory => None,
-        }
+        let Driver::Folder(root) = &self.storage.driver else {
+            return None;
+        };
+        // A name that came from the machine must not lead out of the folder.
+        let host = Path::new(host).file_name();
+        let host = host.unwrap_or_else(|| "localhost".as_ref());
+        Some(root.join("registry-outbox").join(host))
     }
 }
 
@@ -116,11 +115,14 @@ impl Default for Log {
 
 /// How important a record of the log is
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Level {
+    /// Something failed
     Error,
+    /// Something may fail, or is not as it was asked for
     Warn,
+    /// What an operator wants to know
     Info,
+    /// What a developer wants to know
     Debug,
 }
 
@@ -347,9 +349,10 @@ pub enum ClientAuth {
 
 /// A version of TLS
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
 pub enum TlsVersion {
+    /// TLS 1.2, the lowest that is safe
     Tls12,
+    /// TLS 1.3
     Tls13,
 }
 

@@ -180,6 +180,27 @@ impl Node {
         }
     }
 
+    /// Whether nothing is set in it, however deep
+    pub(crate) fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Null => true,
+            Value::Scalar(scalar) => scalar.text.is_empty(),
+            Value::List(items) => items.iter().all(Self::is_empty),
+            Value::Map(entries) => entries.iter().all(|entry| entry.node.is_empty()),
+        }
+    }
+
+    /// What an item of a list is called: its name, or where it stands
+    pub(crate) fn label(&self, index: usize) -> String {
+        ["name", "type"]
+            .iter()
+            .find_map(|key| match &self.child(key)?.value {
+                Value::Scalar(scalar) => Some(scalar.text.escape_debug().to_string()),
+                _ => None,
+            })
+            .unwrap_or_else(|| index.to_string())
+    }
+
     /// What kind of value it is, for a message; values themselves may be secret
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
@@ -206,8 +227,8 @@ enum Read {
     Null,
     Typed(String),
     Text(String),
-    List(Vec<Spanned<Read>>),
-    Map(Vec<(Spanned<String>, Spanned<Read>)>),
+    List(Vec<Spanned<Self>>),
+    Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
 impl<'de> Deserialize<'de> for Read {

@@ -1,0 +1,555 @@
+//! Every key that distribution documents, written down a second time, and what must become of it
+//!
+//! The rows are from distribution's documentation, not from the table in `keys`: a key that is
+//! missing there is found here, and one that is read and then dropped as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::keys::{KEYS, expand};
+use super::{Config, ConfigError, Warning};
+
+/// What must become of a key
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Becomes {
+    /// The configuration is another
+    Honoured,
+    /// A warning names the key, and the configuration is the same
+    Warned,
+    /// It cannot be, and the error names it
+    Refused,
+    /// It is what holds without it
+    Same,
+}
+
+use Becomes::{Honoured, Refused, Same, Warned};
+
+/// The key, a value that is not its default, and what must become of it
+const DOCUMENTED: &[(&str, &str, Becomes)] = &[
+    ("version", "0.1", Same),
+    ("log.level", "debug", Honoured),
+    ("log.formatter", "logstash", Honoured),
+    ("log.fields.environment", "staging", Honoured),
+    ("log.accesslog.disabled", "true", Honoured),
+    ("log.reportcaller", "true", Warned),
+    ("log.hooks[].type", "mail", Warned),
+    ("log.hooks[].disabled", "false", Warned),
+    ("log.hooks[].levels", "[panic]", Warned),
+    (
+        "log.hooks[].options.smtp.addr",
+        "'mail.example.com:25'",
+        Warned,
+    ),
+    ("log.hooks[].options.smtp.username", "mailuser", Warned),
+    ("log.hooks[].options.smtp.password", "password", Warned),
+    ("log.hooks[].options.smtp.insecure", "true", Warned),
+    ("log.hooks[].options.from", "sender@example.com", Warned),
+    ("log.hooks[].options.to", "[errors@example.com]", Warned),
+    ("loglevel", "debug", Honoured),
+    ("storage.filesystem.rootdirectory", "/elsewhere", Honoured),
+    ("storage.filesystem.maxthreads", "100", Warned),
+    ("storage.inmemory", "{}", Honoured),
+    ("storage.delete.enabled", "true", Honoured),
+    ("storage.redirect.disable", "false", Warned),
+    ("storage.cache.blobdescriptor", "redis", Warned),
+    ("storage.cache.layerinfo", "inmemory", Warned),
+    ("storage.cache.blobdescriptorsize", "10000", Warned),
+    ("storage.tag.concurrencylimit", "8", Warned),
+    (
+        "storage.maintenance.uploadpurging.enabled",
+        "false",
+        Honoured,
+    ),
+    ("storage.maintenance.uploadpurging.age", "100h", Honoured),
+    (
+        "storage.maintenance.uploadpurging.interval",
+        "12h",
+        Honoured,
+    ),
+    ("storage.maintenance.uploadpurging.dryrun", "true", Honoured),
+    ("storage.maintenance.readonly.enabled", "true", Honoured),
+    ("auth.none", "{}", Same),
+    ("auth.silly.realm", "elsewhere", Honoured),
+    ("auth.silly.service", "elsewhere", Honoured),
+    ("auth.htpasswd.realm", "elsewhere", Honoured),
+    ("auth.htpasswd.path", "/elsewhere", Honoured),
+    ("auth.token.realm", "https://elsewhere", Honoured),
+    ("auth.token.service", "elsewhere", Honoured),
+    ("auth.token.issuer", "elsewhere", Honoured),
+    ("auth.token.rootcertbundle", "/elsewhere", Honoured),
+    ("auth.token.jwks", "/path/to/jwks", Honoured),
+    ("auth.token.signingalgorithms", "[EdDSA, HS256]", Honoured),
+    ("auth.token.autoredirect", "false", Honoured),
+    ("auth.token.autoredirectpath", "/token", Honoured),
+    ("middleware.registry[].name", "ARegistryMiddleware", Warned),
+    ("middleware.registry[].disabled", "false", Warned),
+    ("middleware.registry[].options", "{foo: bar}", Warned),
+    (
+        "middleware.repository[].name",
+        "ARepositoryMiddleware",
+        Warned,
+    ),
+    ("middleware.repository[].disabled", "false", Warned),
+    ("middleware.repository[].options", "{foo: bar}", Warned),
+    ("middleware.storage[].name", "cloudfront", Warned),
+    ("middleware.storage[].disabled", "false", Warned),
+    (
+        "middleware.storage[].options",
+        "{baseurl: 'https://my.cloudfronted.domain.com/'}",
+        Warned,
+    ),
+    ("reporting.bugsnag.apikey", "bugsnagapikey", Warned),
+    (
+        "reporting.bugsnag.releasestage",
+        "bugsnagreleasestage",
+        Warned,
+    ),
+    ("reporting.bugsnag.endpoint", "bugsnagendpoint", Warned),
+    (
+        "reporting.newrelic.licensekey",
+        "newreliclicensekey",
+        Warned,
+    ),
+    ("reporting.newrelic.name", "newrelicname", Warned),
+    ("reporting.newrelic.verbose", "true", Warned),
+    ("http.addr", "'localhost:5000'", Honoured),
+    ("http.net", "unix", Honoured),
+    ("http.prefix", "/my/nested/registry/", Honoured),
+    (
+        "http.host",
+        "'https://myregistryaddress.org:5000'",
+        Honoured,
+    ),
+    ("http.secret", "asecretforlocaldevelopment", Honoured),
+    ("http.relativeurls", "true", Honoured),
+    ("http.draintimeout", "60s", Honoured),
+    ("http.tls.certificate", "/elsewhere", Honoured),
+    ("http.tls.key", "/elsewhere", Honoured),
+    ("http.tls.clientcas", "[/path/to/another/ca.pem]", Honoured),
+    (
+        "http.tls.clientauth",
+        "verify-client-cert-if-given",
+        Honoured,
+    ),
+    ("http.tls.minimumtls", "tls1.3", Honoured),
+    (
+        "http.tls.ciphersuites",
+        "[TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]",
+        Honoured,
+    ),
+    ("http.tls.letsencrypt.cachefile", "/elsewhere", Honoured),
+    (
+        "http.tls.letsencrypt.email",
+        "emailused@letsencrypt.com",
+        Honoured,
+    ),
+    (
+        "http.tls.letsencrypt.hosts",
+        "[myregistryaddress.org]",
+        Honoured,
+    ),
+    (
+        "http.tls.letsencrypt.directoryurl",
+        "'https://acme.example.com/directory'",
+        Honoured,
+    ),
+    ("http.debug.addr", "'localhost:5001'", Honoured),
+    ("http.debug.prometheus.enabled", "false", Honoured),
+    ("http.debug.prometheus.path", "/elsewhere", Honoured),
+    ("http.headers.X-Content-Type-Options", "[nosniff]", Honoured),
+    ("http.http2.disabled", "true", Honoured),
+    ("http.h2c.enabled", "true", Honoured),
+    ("notifications.events.includereferences", "true", Honoured),
+    ("notifications.endpoints[].name", "alistener", Honoured),
+    ("notifications.endpoints[].disabled", "true", Honoured),
+    (
+        "notifications.endpoints[].url",
+        "'https://my.listener.com/event'",
+        Honoured,
+    ),
+    (
+        "notifications.endpoints[].headers.X-Token",
+        "[token]",
+        Honoured,
+    ),
+    ("notifications.endpoints[].timeout", "2s", Honoured),
+    ("notifications.endpoints[].threshold", "5", Honoured),
+    ("notifications.endpoints[].backoff", "2s", Honoured),
+    (
+        "notifications.endpoints[].ignoredmediatypes",
+        "[application/octet-stream]",
+        Honoured,
+    ),
+    (
+        "notifications.endpoints[].ignore.mediatypes",
+        "[application/octet-stream]",
+        Honoured,
+    ),
+    (
+        "notifications.endpoints[].ignore.actions",
+        "[pull]",
+        Honoured,
+    ),
+    ("redis.addr", "'localhost:6379'", Warned),
+    ("redis.addrs", "['localhost:6379']", Warned),
+    ("redis.clientname", "registry", Warned),
+    ("redis.username", "registry", Warned),
+    ("redis.password", "asecret", Warned),
+    ("redis.sentinelusername", "registry", Warned),
+    ("redis.sentinelpassword", "asecret", Warned),
+    ("redis.mastername", "main", Warned),
+    ("redis.identitysuffix", "registry", Warned),
+    ("redis.db", "0", Warned),
+    ("redis.protocol", "3", Warned),
+    ("redis.maxretries", "3", Warned),
+    ("redis.minretrybackoff", "10ms", Warned),
+    ("redis.maxretrybackoff", "10ms", Warned),
+    ("redis.dialtimeout", "10ms", Warned),
+    ("redis.readtimeout", "10ms", Warned),
+    ("redis.writetimeout", "10ms", Warned),
+    ("redis.contexttimeoutenabled", "true", Warned),
+    ("redis.poolfifo", "true", Warned),
+    ("redis.poolsize", "64", Warned),
+    ("redis.pooltimeout", "10ms", Warned),
+    ("redis.minidleconns", "1", Warned),
+    ("redis.maxidleconns", "16", Warned),
+    ("redis.maxactiveconns", "16", Warned),
+    ("redis.connmaxidletime", "300s", Warned),
+    ("redis.connmaxlifetime", "300s", Warned),
+    ("redis.maxredirects", "3", Warned),
+    ("redis.readonly", "true", Warned),
+    ("redis.routebylatency", "true", Warned),
+    ("redis.routerandomly", "true", Warned),
+    ("redis.disableidentity", "true", Warned),
+    ("redis.unstableresp3", "true", Warned),
+    ("redis.pool.maxidle", "16", Warned),
+    ("redis.pool.maxactive", "64", Warned),
+    ("redis.pool.idletimeout", "300s", Warned),
+    ("redis.tls.enabled", "true", Warned),
+    ("redis.tls.certificate", "/path/to/cert.crt", Warned),
+    ("redis.tls.key", "/path/to/key.pem", Warned),
+    ("redis.tls.rootcas", "[/path/to/ca.pem]", Warned),
+    ("health.storagedriver.enabled", "false", Honoured),
+    ("health.storagedriver.interval", "20s", Honoured),
+    ("health.storagedriver.threshold", "3", Honoured),
+    ("health.file[].file", "/path/to/checked/file", Honoured),
+    ("health.file[].interval", "20s", Honoured),
+    ("health.file[].threshold", "3", Honoured),
+    (
+        "health.http[].uri",
+        "'http://server.to.check/must/return/200'",
+        Honoured,
+    ),
+    (
+        "health.http[].headers.Authorization",
+        "[Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==]",
+        Honoured,
+    ),
+    ("health.http[].statuscode", "204", Honoured),
+    ("health.http[].timeout", "3s", Honoured),
+    ("health.http[].interval", "20s", Honoured),
+    ("health.http[].threshold", "3", Honoured),
+    (
+        "health.tcp[].addr",
+        "'redis-server.domain.com:6379'",
+        Honoured,
+    ),
+    ("health.tcp[].timeout", "3s", Honoured),
+    ("health.tcp[].interval", "20s", Honoured),
+    ("health.tcp[].threshold", "3", Honoured),
+    ("catalog.maxentries", "10", Honoured),
+    ("tags.maxtags", "10", Warned),
+    ("proxy.remoteurl", "'https://upstream.example.com'", Warned),
+    ("proxy.username", "name", Warned),
+    ("proxy.password", "password", Warned),
+    ("proxy.ttl", "168h", Warned),
+    ("proxy.cachewritetimeout", "5m", Warned),
+    ("proxy.exec.command", "docker-credential-helper", Warned),
+    ("proxy.exec.lifetime", "1h", Warned),
+    (
+        "compatibility.schema1.signingkeyfile",
+        "/etc/registry/key.json",
+        Warned,
+    ),
+    ("compatibility.schema1.enabled", "true", Warned),
+    ("validation.enabled", "true", Same),
+    ("validation.disabled", "true", Honoured),
+    (
+        "validation.manifests.urls.allow",
+        "['^https?://([^/]+\\.)*example\\.com/']",
+        Honoured,
+    ),
+    (
+        "validation.manifests.urls.deny",
+        "['^https?://www\\.example\\.com/']",
+        Honoured,
+    ),
+    ("validation.manifests.indexes.platforms", "List", Warned),
+    (
+        "validation.manifests.indexes.platformlist[].architecture",
+        "amd64",
+        Warned,
+    ),
+    (
+        "validation.manifests.indexes.platformlist[].os",
+        "linux",
+        Warned,
+    ),
+    ("policy.repository.classes", "[image]", Refused),
+    // Keys of our own.
+    ("registry.manifestlimit", "8388608", Honoured),
+    ("registry.trustedproxies", "[10.0.0.0/8]", Honoured),
+    (
+        "registry.notifications.outbox.directory",
+        "/elsewhere",
+        Honoured,
+    ),
+    (
+        "registry.notifications.outbox.maxbytes",
+        "1048576",
+        Honoured,
+    ),
+    ("registry.reload.interval", "1m", Honoured),
+];
+
+/// The drivers that are not built in, with their parameters
+const DRIVERS: &[(&str, &str)] = &[
+    (
+        "s3",
+        "accesskey secretkey sessiontoken region regionendpoint forcepathstyle accelerate bucket encrypt \
+         keyid secure skipverify v4auth chunksize multipartcopychunksize multipartcopymaxconcurrency \
+         multipartcopythresholdsize multipartcombinesmallpart rootdirectory storageclass useragent \
+         objectacl objectownership usedualstack usefipsendpoint loglevel",
+    ),
+    (
+        "s3goamz",
+        "accesskey secretkey region regionendpoint bucket encrypt keyid secure v4auth chunksize \
+         rootdirectory storageclass",
+    ),
+    (
+        "azure",
+        "accountname accountkey container realm rootdirectory serviceurl max_retries retry_delay \
+         credentials.type credentials.clientid credentials.tenantid credentials.secret",
+    ),
+    (
+        "gcs",
+        "bucket keyfile rootdirectory chunksize maxconcurrency credentials.type credentials.project_id \
+         credentials.private_key_id credentials.private_key credentials.client_email \
+         credentials.client_id credentials.auth_uri credentials.token_uri \
+         credentials.auth_provider_x509_cert_url credentials.client_x509_cert_url",
+    ),
+    (
+        "swift",
+        "username password authurl tenant tenantid domain domainid trustid insecureskipverify region \
+         container rootdirectory chunksize prefix secretkey accesskey endpointtype authversion \
+         tempurlcontainerkey tempurlmethods",
+    ),
+    (
+        "oss",
+        "accesskeyid accesskeysecret region endpoint internal bucket encrypt encryptionkeyid secure \
+         chunksize rootdirectory",
+    ),
+    ("rados", "poolname username chunksize"),
+];
+
+/// What a key needs beside it to mean anything: the longest beginning of its path counts
+const BESIDE: &[(&str, &[(&str, &str)])] = &[
+    (
+        "",
+        &[
+            ("version", "0.1"),
+            ("storage.filesystem.rootdirectory", "/var/lib/registry"),
+        ],
+    ),
+    (
+        "auth.silly",
+        &[("auth.silly.realm", "r"), ("auth.silly.service", "s")],
+    ),
+    (
+        "auth.htpasswd",
+        &[("auth.htpasswd.realm", "r"), ("auth.htpasswd.path", "/p")],
+    ),
+    (
+        "auth.token",
+        &[
+            ("auth.token.realm", "https://r"),
+            ("auth.token.service", "s"),
+            ("auth.token.issuer", "i"),
+            ("auth.token.rootcertbundle", "/p"),
+            ("auth.token.autoredirect", "true"),
+        ],
+    ),
+    (
+        "http.tls",
+        &[
+            ("http.tls.certificate", "/c"),
+            ("http.tls.key", "/k"),
+            ("http.tls.clientcas", "[/ca]"),
+        ],
+    ),
+    (
+        "http.tls.letsencrypt",
+        &[
+            ("http.tls.letsencrypt.cachefile", "/c"),
+            ("http.tls.letsencrypt.hosts", "[h]"),
+        ],
+    ),
+    (
+        "http.debug",
+        &[
+            ("http.debug.addr", "':1'"),
+            ("http.debug.prometheus.enabled", "true"),
+        ],
+    ),
+    (
+        "notifications.endpoints",
+        &[("notifications.endpoints[].url", "'http://h'")],
+    ),
+    (
+        "health.storagedriver",
+        &[("health.storagedriver.enabled", "true")],
+    ),
+    ("health.file", &[("health.file[].file", "/f")]),
+    ("health.http", &[("health.http[].uri", "'http://h'")]),
+    ("health.tcp", &[("health.tcp[].addr", "'h:1'")]),
+];
+
+/// A document under construction
+#[derive(Default)]
+struct Document {
+    value: String,
+    list: bool,
+    below: BTreeMap<String, Self>,
+}
+
+impl Document {
+    fn set(&mut self, path: &str, value: &str) {
+        let mut at = self;
+        for part in path.split('.') {
+            let name = part.trim_end_matches("[]");
+            at = at.below.entry(name.to_owned()).or_default();
+            at.list = part.ends_with("[]");
+        }
+        at.value = value.to_owned();
+    }
+
+    fn yaml(&self) -> String {
+        let text = if self.below.is_empty() {
+            self.value.clone()
+        } else {
+            let entries: Vec<String> = self
+                .below
+                .iter()
+                .map(|(name, below)| format!("{name}: {}", below.yaml()))
+                .collect();
+            format!("{{{}}}", entries.join(", "))
+        };
+        if self.list { format!("[{text}]") } else { text }
+    }
+}
+
+/// What is beside a key, and the key if there is one
+fn document(path: &str, value: Option<&str>) -> String {
+    let mut document = Document::default();
+    let (_, base) = BESIDE[0];
+    let (_, beside) = BESIDE
+        .iter()
+        .filter(|(start, _)| path.starts_with(start))
+        .max_by_key(|(start, _)| start.len())
+        .unwrap();
+    for (path, value) in base.iter().chain(*beside) {
+        document.set(path, value);
+    }
+    if let Some(value) = value {
+        if path == "storage.inmemory" {
+            document.below.remove("storage");
+        }
+        document.set(path, value);
+    }
+    document.yaml()
+}
+
+fn read(path: &str, value: Option<&str>) -> Result<(Config, Vec<Warning>), ConfigError> {
+    Config::from_yaml(&document(path, value))
+}
+
+#[test]
+fn every_documented_key_is_honoured_or_named() {
+    for (path, value, becomes) in DOCUMENTED {
+        let (without, quiet) = read(path, None).unwrap();
+        assert_eq!(quiet, [], "{path}");
+        let with = read(path, Some(value));
+        if *becomes == Refused {
+            let error = with.unwrap_err().to_string();
+            assert!(error.contains(path), "{path}: {error}");
+            continue;
+        }
+        let (with, warnings) = with.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let changed = with != without;
+        assert_eq!(changed, *becomes == Honoured, "{path}");
+        // A path in a warning has the name or the index of the item.
+        let named = |key: &str| {
+            let mut parts = path.split("[]");
+            let first = parts.next().unwrap();
+            key.starts_with(first) && parts.next().is_none_or(|last| key.ends_with(last))
+        };
+        assert_eq!(
+            warnings
+                .iter()
+                .any(|warning| warning.keys.iter().any(|key| named(key))),
+            *becomes == Warned,
+            "{path}: {warnings:?}"
+        );
+        assert!(
+            *becomes == Warned || warnings.is_empty(),
+            "{path}: {warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn a_driver_that_is_not_built_in_is_an_error_that_says_which_are() {
+    for (driver, parameters) in DRIVERS {
+        for parameter in parameters.split(' ').chain([""]) {
+            let mut document = Document::default();
+            document.set("version", "0.1");
+            let path = format!("storage.{driver}.{parameter}");
+            document.set(path.trim_end_matches('.'), "x");
+            let error = Config::from_yaml(&document.yaml()).unwrap_err().to_string();
+            let expected = format!("`storage.{driver}` cannot be");
+            assert!(error.contains(&expected), "{path}: {error}");
+            assert!(
+                error.contains("`filesystem`") && error.contains("`inmemory`"),
+                "{error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_table_has_the_documented_keys_and_no_other() {
+    let table: Vec<String> = KEYS.iter().flat_map(|key| expand(key.path)).collect();
+    let mut unique: BTreeSet<String> = BTreeSet::new();
+    for path in &table {
+        assert!(unique.insert(path.clone()), "`{path}` is there twice");
+        let odd = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "._[]".contains(c));
+        assert!(!path.contains(odd), "{path}");
+    }
+    let mut documented: BTreeSet<String> = DOCUMENTED
+        .iter()
+        .map(|(path, _, _)| {
+            // A name that is chosen freely stands for the key above it.
+            let free = ["log.fields.", "headers."];
+            let above = free.iter().any(|part| path.contains(part));
+            let cut = path.rfind('.').filter(|_| above).unwrap_or(path.len());
+            path[..cut].to_owned()
+        })
+        .collect();
+    for (driver, parameters) in DRIVERS {
+        documented.extend(
+            parameters
+                .split(' ')
+                .map(|name| format!("storage.{driver}.{name}")),
+        );
+    }
+    assert_eq!(unique, documented);
+}

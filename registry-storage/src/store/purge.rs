@@ -279,6 +279,8 @@ impl Store {
             return Ok(removed(&found));
         }
         let lock = match self.hold(name, id).await {
+            // Its bytes just became a blob, or were dropped; whoever did that does the rest.
+            Ok(None) if found.data.is_some() => return Ok(Outcome::Left),
             Ok(lock) => lock,
             Err(StorageError::Busy { .. }) => return Ok(Outcome::InUse),
             Err(error) => return Err(error),

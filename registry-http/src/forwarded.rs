@@ -26,6 +26,14 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixPeer;
 
+/// Says that a request came over TLS
+///
+/// A server that ends TLS itself adds this to the extensions of each request. It makes `https`
+/// of the URLs in [`Locations::Absolute`](crate::Locations::Absolute) without a base: in HTTP/1
+/// the request does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverTls;
+
 /// The proxies that are believed unless others are named: those on this machine
 pub(crate) fn loopback() -> Vec<IpNet> {
     vec![
@@ -77,11 +85,11 @@ impl Client {
                 .and_then(|host| authority_of(host.to_str().ok()?)),
         };
         let authority = self.authority.clone().or_else(own)?;
-        let scheme = self
-            .scheme
-            .as_ref()
-            .or_else(|| parts.uri.scheme())
-            .unwrap_or(&Scheme::HTTP);
+        let own = match parts.extensions.get::<OverTls>() {
+            Some(OverTls) => Some(&Scheme::HTTPS),
+            None => parts.uri.scheme(),
+        };
+        let scheme = self.scheme.as_ref().or(own).unwrap_or(&Scheme::HTTP);
         Some(format!("{scheme}://{authority}"))
     }
 }
@@ -497,6 +505,10 @@ mod tests {
         );
         assert_eq!(
             origin(get("https://r.example/v2/")).as_deref(),
+            Some("https://r.example")
+        );
+        assert_eq!(
+            origin(get("/v2/").header("host", "r.example").extension(OverTls)).as_deref(),
             Some("https://r.example")
         );
         assert_eq!(origin(get("/v2/")), None);

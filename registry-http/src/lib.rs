@@ -76,7 +76,7 @@ mod uploads;
 
 pub use crate::access_log::{AccessRecord, Observer};
 pub use crate::body::{BodyError, ResponseBody};
-pub use crate::forwarded::UnixPeer;
+pub use crate::forwarded::{OverTls, UnixPeer};
 pub use crate::location::{BaseUrl, Locations, Prefix};
 pub use crate::manifest_urls::ManifestUrls;
 pub use crate::readiness::Readiness;

@@ -1,9 +1,10 @@
 //! Where the registry is for its clients: under which prefix, and by which URL
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Scheme, Uri};
 
@@ -167,7 +168,7 @@ impl Root {
     }
 
     /// For one request
-    pub(crate) fn of(&self, client: &Client, parts: &Parts) -> std::borrow::Cow<'_, str> {
+    pub(crate) fn of(&self, client: &Client, parts: &Parts) -> Cow<'_, str> {
         match self {
             Self::Fixed(root) => root.into(),
             Self::OfClient(prefix) => {
@@ -186,11 +187,9 @@ pub(crate) fn place(headers: &mut HeaderMap, root: &str) {
     if root.is_empty() {
         return;
     }
-    let text = |headers: &HeaderMap, name| {
-        let value: Option<&header::HeaderValue> = headers.get(name);
-        value
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
+    let text = |headers: &HeaderMap, name: HeaderName| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        Some(value?.to_str().ok()?.to_owned())
     };
     if let Some(path) = text(headers, header::LOCATION).filter(|text| text.starts_with('/')) {
         set(headers, header::LOCATION, format_args!("{root}{path}"));

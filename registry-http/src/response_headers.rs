@@ -7,7 +7,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// For policies that browsers and scanners ask for, such as `X-Content-Type-Options`,
 /// `Strict-Transport-Security` or `Access-Control-Allow-Origin`. A header that a response has by
 /// itself is left as it is (except `Vary`, which gets longer): what a response says of its own
-/// content is never changed. Those that frame a message, such as `Content-Length`, are refused.
+/// content is never changed. Those without which a message means something else are refused:
+/// `Connection`, `Content-Encoding`, `-Length`, `-Range` and `-Type`, `Date`, `Keep-Alive`,
+/// `Location`, `Proxy-Connection`, `TE`, `Trailer`, `Transfer-Encoding` and `Upgrade`.
 ///
 /// # Examples
 ///
@@ -35,7 +37,7 @@ pub enum ResponseHeaderError {
         name: String,
     },
     /// The registry or its HTTP library writes it, and a second one breaks the message
-    #[error("expected a header that is free, `{name}` says how a message is sent; leave it out")]
+    #[error("expected a header that is free, `{name}` is the registry's own to send; leave it out")]
     Reserved {
         /// The header
         name: HeaderName,
@@ -151,7 +153,7 @@ mod tests {
         );
         assert_eq!(
             refused("Content-length", "1"),
-            "expected a header that is free, `content-length` says how a message is sent; leave it out"
+            "expected a header that is free, `content-length` is the registry's own to send; leave it out"
         );
         let text = refused("X-Token", "secret\r\n");
         assert_eq!(

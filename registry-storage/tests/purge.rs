@@ -190,7 +190,8 @@ async fn a_resumed_upload_is_whole_or_unknown<D: Driver>(driver: Arc<D>) {
         match finished {
             Ok(()) => {
                 assert_eq!(store.stat_blob(&repository, &digest).await.unwrap(), 7);
-                assert_eq!(report.removed, 0);
+                // At most the empty session, whose bytes were a blob by then.
+                assert_eq!(report.bytes, 0);
                 store.delete_blob(&repository, &digest).await.unwrap();
             }
             Err(CompleteUploadError::Append(AppendError::Unknown { .. })) => {

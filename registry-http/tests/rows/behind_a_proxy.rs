@@ -1,12 +1,11 @@
 //! What a proxy in front, and the operator of both, can count on
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use registry_http::{AccessRecord, Locations, Observer, Prefix, ResponseHeaders};
 
-use crate::support::{Blob, NOBODY, Registry, eventually, image};
+use crate::support::{Blob, Registry, eventually, image};
 
 #[derive(Default)]
 struct Records(Mutex<Vec<AccessRecord>>);
@@ -88,56 +87,6 @@ async fn an_error_of_the_registry_names_the_request() {
     let response = registry.get("/v2/A/tags/list").send().await;
     let message = response.refused(400, "NAME_INVALID");
     assert!(!message.contains("request `"), "{message}");
-}
-
-/// What is logged while a test runs, in its thread
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test]
-async fn every_line_of_the_log_names_the_request() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
-    let registry = Registry::start().await;
-    let root = "docker/registry/v2/repositories/a";
-    let tag = format!("{root}/_manifests/tags/v1/current/link");
-    registry.plant(&tag, "no digest").await;
-    let hex = NOBODY.strip_prefix("sha256:").unwrap();
-    let layer = format!("{root}/_layers/sha256/{hex}/link");
-    registry.plant(&layer, "no digest").await;
-
-    // Logged by the one that asks, and in the task of one that changes something.
-    let read = registry.get("/v2/a/manifests/v1");
-    let read = read.header("X-Request-ID", "reads").send().await;
-    read.refused(500, "UNKNOWN");
-    let mount = format!("/v2/b/blobs/uploads/?mount={NOBODY}&from=a");
-    let mount = registry.post(mount).header("X-Request-ID", "mounts");
-    mount.send().await.expect(202);
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    for (id, message) in [
-        ("reads", "a request failed"),
-        ("mounts", "a mount failed, the client has to upload"),
-    ] {
-        let line = text.lines().find(|line| line.contains(message));
-        let line = line.unwrap_or_else(|| panic!("`{message}` is not in {text}"));
-        assert!(line.contains(&format!("request{{id={id}}}")), "{line}");
-    }
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use registry_core::RepositoryName;
 use registry_core::upload::UploadId;
+use registry_core::{Algorithm, RepositoryName};
 
 use super::{SMALL_READ_LIMIT, Store};
 use crate::driver::{Append, Key};
@@ -42,7 +42,8 @@ const NAMED: usize = 1000;
 pub struct PurgeOptions {
     /// How old a session must be, from its beginning; 7 days by default, as in distribution
     pub older_than: Duration,
-    /// Whether to report only; nothing is locked or changed then
+    /// Whether to report only; nothing is locked or changed then, and so an upload that someone
+    /// holds open without sending anything is reported too
     pub dry_run: bool,
 }
 
@@ -278,6 +279,8 @@ impl Store {
             return Ok(removed(&found));
         }
         let lock = match self.hold(name, id).await {
+            // Its bytes just became a blob, or were dropped; whoever did that does the rest.
+            Ok(None) if found.data.is_some() => return Ok(Outcome::Left),
             Ok(lock) => lock,
             Err(StorageError::Busy { .. }) => return Ok(Outcome::InUse),
             Err(error) => return Err(error),
@@ -349,10 +352,7 @@ impl Store {
         id: &UploadId,
     ) -> Result<Option<SystemTime>, StorageError> {
         let mut newest = None;
-        for algorithm in [
-            registry_core::Algorithm::Sha256,
-            registry_core::Algorithm::Sha512,
-        ] {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let folder = layout::upload_states(name, id, algorithm);
             let states = absent(self.objects().list(Some(&folder), None, BATCH).await)?;
             for state in states.unwrap_or_default() {

@@ -171,9 +171,12 @@ impl Store {
         if let Some(lifetime) = self.upload_lifetime
             && session.expired(age, lifetime).is_some()
         {
-            self.objects()
-                .delete_tree(&layout::upload(name, id))
-                .await?;
+            // Over it is in any case, also on a storage that is mounted read-only.
+            let folder = layout::upload(name, id);
+            if let Err(error) = self.objects().delete_tree(&folder).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(%name, %id, error, "an expired upload was left behind; a purge removes it");
+            }
             return Err(UploadError::Unknown { id: *id });
         }
         Ok(Upload {

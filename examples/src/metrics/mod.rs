@@ -36,8 +36,8 @@
 //!   (the time that a stream waited for storage), `Append`, `Sync`, `Truncate` (of an upload).
 //!   `outcome`: the names of [`StorageOutcome`]. `not_found` is often the expected answer.
 //! - `registry_storage_uploads_open` counts upload sessions that are open for writing at this
-//!   moment: those that take bytes, not those that wait for a client to come back. The latter
-//!   are folders, and to count them is to walk through the whole storage.
+//!   moment: those that begin or take bytes, not those that wait for a client to come back. The
+//!   latter are folders, and to count them is to walk through the whole storage.
 //! - `registry_storage_cache_total`: the one cache there is remembers where blobs were seen, for
 //!   mounts without a source.
 

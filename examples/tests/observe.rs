@@ -27,6 +27,7 @@ use registry_examples::health::{Health, HealthOptions, Schedule};
 use registry_examples::metrics::{EndpointNumbers, Metrics, TextFormat};
 use registry_http::{Readiness, RegistryService};
 use registry_storage::{Measured, Memory, Store};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 struct Registry {
@@ -373,7 +374,7 @@ async fn refusals_of_an_unhealthy_registry_are_counted_too() {
 
 /// A Python with the `prometheus_client` package, or a visible skip
 fn python() -> Option<PathBuf> {
-    let python = env::var_os("REGISTRY_E2E_PYTHON").map_or("python3".into(), PathBuf::from);
+    let python = env::var_os("REGISTRY_E2E_PYTHON").map_or_else(|| "python3".into(), PathBuf::from);
     let imports = Command::new(&python)
         .args(["-c", "import prometheus_client"])
         .output()
@@ -391,6 +392,15 @@ fn python() -> Option<PathBuf> {
     None
 }
 
+/// What the parser found
+#[derive(Debug, Deserialize)]
+struct Sample {
+    kind: String,
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
 /// Reads a scrape from standard input and prints its samples as JSON
 const PARSE: &str = "
 import importlib, json, sys
@@ -398,7 +408,7 @@ parser = importlib.import_module(sys.argv[1])
 samples = []
 for family in parser.text_string_to_metric_families(sys.stdin.read()):
     for sample in family.samples:
-        samples.append([family.name, family.type, sample.name, sample.labels, float(sample.value)])
+        samples.append({'kind': family.type, 'name': sample.name, 'labels': sample.labels, 'value': float(sample.value)})
 print(json.dumps(samples))
 ";
 
@@ -444,23 +454,22 @@ async fn prometheus_reads_both_formats() {
             "{module} refuses {}",
             String::from_utf8_lossy(&text)
         );
-        let samples: Vec<(String, String, String, BTreeMap<String, String>, f64)> =
-            serde_json::from_slice(&output.stdout).unwrap();
+        let samples: Vec<Sample> = serde_json::from_slice(&output.stdout).unwrap();
         let text = std::str::from_utf8(&text).unwrap();
         let written = text.lines().filter(|line| !line.starts_with('#')).count();
         assert_eq!(samples.len(), written, "{module}");
         let unknown: Vec<_> = samples
             .iter()
-            .filter(|sample| matches!(&*sample.1, "unknown" | "untyped"))
+            .filter(|sample| matches!(&*sample.kind, "unknown" | "untyped"))
             .collect();
         assert!(unknown.is_empty(), "{module}: {unknown:?}");
         let value = |name: &str, labels: Value| {
             let labels: BTreeMap<String, String> = serde_json::from_value(labels).unwrap();
             samples
                 .iter()
-                .find(|sample| sample.2 == name && sample.3 == labels)
+                .find(|sample| sample.name == name && sample.labels == labels)
                 .unwrap_or_else(|| panic!("{name} {labels:?} not read by {module}"))
-                .4
+                .value
         };
         let manifest = json!({"handler": "manifest", "method": "get", "code": "404"});
         assert_eq!(value("registry_http_requests_total", manifest), 1.0);

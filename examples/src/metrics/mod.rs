@@ -78,8 +78,8 @@ const NONE: &str = "none";
 
 /// The numbers of a registry, as the service and the storage report them
 ///
-/// It is an [`Observer`] of requests and a [`StorageObserver`] of storage calls; what it does
-/// in either is a few nanoseconds of counting.
+/// It is an [`Observer`] of requests and a [`StorageObserver`] of storage calls. In both it only
+/// counts; locks are held for no longer than that.
 ///
 /// # Examples
 ///
@@ -228,7 +228,7 @@ impl Metrics {
         );
         registry.register(
             "registry_http_incomplete_responses",
-            "Responses whose client went away before the end",
+            "Responses that did not reach their end, most often because the client went away",
             incomplete.clone(),
         );
 

@@ -36,8 +36,8 @@
 //!   (the time that a stream waited for storage), `Append`, `Sync`, `Truncate` (of an upload).
 //!   `outcome`: the names of [`StorageOutcome`]. `not_found` is often the expected answer.
 //! - `registry_storage_uploads_open` counts upload sessions that are open for writing at this
-//!   moment: those that take bytes, not those that wait for a client to come back. The latter
-//!   are folders, and to count them is to walk through the whole storage.
+//!   moment: those that begin or take bytes, not those that wait for a client to come back. The
+//!   latter are folders, and to count them is to walk through the whole storage.
 //! - `registry_storage_cache_total`: the one cache there is remembers where blobs were seen, for
 //!   mounts without a source.
 
@@ -78,8 +78,8 @@ const NONE: &str = "none";
 
 /// The numbers of a registry, as the service and the storage report them
 ///
-/// It is an [`Observer`] of requests and a [`StorageObserver`] of storage calls; what it does
-/// in either is a few nanoseconds of counting.
+/// It is an [`Observer`] of requests and a [`StorageObserver`] of storage calls. In both it only
+/// counts; locks are held for no longer than that.
 ///
 /// # Examples
 ///
@@ -228,7 +228,7 @@ impl Metrics {
         );
         registry.register(
             "registry_http_incomplete_responses",
-            "Responses whose client went away before the end",
+            "Responses that did not reach their end, most often because the client went away",
             incomplete.clone(),
         );
 

@@ -33,14 +33,14 @@ impl ProcessNumbers {
         let machine = fs::read_to_string("/proc/stat").ok()?;
         let limits = fs::read_to_string("/proc/self/limits").ok()?;
         // One of the entries is that of the folder which is being read.
-        let open_files = fs::read_dir("/proc/self/fd").ok()?.count() as u64 - 1;
+        let open_files = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
         let mut numbers = parse(
             &stat,
             &machine,
             rustix::param::clock_ticks_per_second() as f64,
             rustix::param::page_size() as u64,
         )?;
-        numbers.open_files = open_files;
+        numbers.open_files = open_files.saturating_sub(1);
         numbers.max_files = max_files(&limits);
         Some(numbers)
     }

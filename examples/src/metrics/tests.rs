@@ -1,1 +1,91 @@
+use registry_core::route;
 
+use super::*;
+
+#[test]
+fn every_operation_has_a_handler() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let session = "8cd5b4e7-9b0f-4d3a-8f6c-2f5f6f0f0a11";
+    let (blob, upload) = (
+        format!("/v2/a/blobs/{digest}"),
+        format!("/v2/a/blobs/uploads/{session}"),
+    );
+    let referrers = format!("/v2/a/referrers/{digest}");
+    let complete = format!("digest={digest}");
+    for (method, path, query, expected) in [
+        ("GET", "/v2/", None, "base"),
+        ("GET", &*blob, None, "blob"),
+        ("DELETE", &blob, None, "blob"),
+        ("POST", "/v2/a/blobs/uploads/", None, "blob_upload"),
+        ("GET", &upload, None, "blob_upload_chunk"),
+        ("PATCH", &upload, None, "blob_upload_chunk"),
+        ("PUT", &upload, Some(&*complete), "blob_upload_chunk"),
+        ("DELETE", &upload, None, "blob_upload_chunk"),
+        ("GET", "/v2/_catalog", None, "catalog"),
+        ("GET", "/v2/a/manifests/x", None, "manifest"),
+        ("PUT", "/v2/a/manifests/x", None, "manifest"),
+        ("DELETE", "/v2/a/manifests/x", None, "manifest"),
+        ("GET", &referrers, None, "referrers"),
+        ("GET", "/v2/a/tags/list", None, "tags"),
+    ] {
+        let operation = route(method, path, query).unwrap();
+        assert_eq!(handler(Some(operation.label())), expected, "{operation:?}");
+    }
+    assert_eq!(handler(None), NONE);
+}
+
+#[test]
+fn calls_share_an_action_only_where_distribution_has_one() {
+    let mut shared = std::collections::BTreeMap::new();
+    for call in StorageCall::ALL {
+        shared
+            .entry(action(call))
+            .or_insert_with(Vec::new)
+            .push(call);
+    }
+    shared.retain(|_, calls| calls.len() > 1);
+    assert_eq!(
+        shared.keys().copied().collect::<Vec<_>>(),
+        ["Delete", "Move"]
+    );
+}
+
+#[test]
+fn what_comes_later_is_shown_from_then_on() {
+    let metrics = Metrics::new("inmemory");
+    let before = metrics.encode(TextFormat::Prometheus);
+    assert!(!before.contains("registry_storage_cache_total"), "{before}");
+    assert!(!before.contains("registry_notifications"), "{before}");
+    metrics.watch_hints(Arc::default());
+    metrics.watch_notifications(|| {
+        vec![EndpointNumbers {
+            endpoint: "a \"hook\"".to_owned(),
+            pending: 4,
+            events: 9,
+            successes: 5,
+            failures: 2,
+            errors: 1,
+            statuses: [
+                ("200 OK".to_owned(), 5),
+                ("500 Internal Server Error".to_owned(), 2),
+            ]
+            .into(),
+        }]
+    });
+    let after = metrics.encode(TextFormat::Prometheus);
+    for line in [
+        "registry_storage_cache_total{type=\"Request\"} 0",
+        "registry_notifications_events_total{type=\"Events\",endpoint=\"a \\\"hook\\\"\"} 9",
+        "registry_notifications_events_total{type=\"Successes\",endpoint=\"a \\\"hook\\\"\"} 5",
+        "registry_notifications_events_total{type=\"Failures\",endpoint=\"a \\\"hook\\\"\"} 2",
+        "registry_notifications_events_total{type=\"Errors\",endpoint=\"a \\\"hook\\\"\"} 1",
+        "# TYPE registry_notifications_pending_total gauge",
+        "registry_notifications_pending_total{endpoint=\"a \\\"hook\\\"\"} 4",
+        "registry_notifications_status_total{code=\"200 OK\",endpoint=\"a \\\"hook\\\"\"} 5",
+    ] {
+        assert!(
+            after.lines().any(|found| found == line),
+            "{line} in {after}"
+        );
+    }
+}

@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse, ThumbprintHash};
+// Named, not the process's default: there is none where another crate turns on a second one.
+use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER as PROVIDER;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use rustls_pki_types::alg_id;
 use sha2::{Digest, Sha256};
 
@@ -39,7 +41,9 @@ impl PublicKey {
         {
             DecodingKey::from_ec_der(key)
         } else if algorithm == alg_id::RSA_ENCRYPTION.as_ref() {
-            DecodingKey::from_rsa_der(key)
+            let components = PROVIDER.key_utils.rsa_pub_components_from_public_key;
+            let (n, e) = components(key).map_err(|_| KeyError::Malformed)?;
+            DecodingKey::from_rsa_raw_components(&n, &e)
         } else if algorithm == alg_id::ED25519.as_ref() {
             DecodingKey::from_ed_der(key)
         } else {
@@ -56,45 +60,51 @@ impl PublicKey {
             Ok(length) if length == expected => Ok(()),
             _ => Err(KeyError::Malformed),
         };
-        let family = match &jwk.algorithm {
+        // The members are those of RFC 7638, in its order.
+        let (family, members) = match &jwk.algorithm {
             AlgorithmParameters::EllipticCurve(point) => {
-                let (family, size) = match point.curve {
-                    EllipticCurve::P256 => (Family::P256, 32),
-                    EllipticCurve::P384 => (Family::P384, 48),
+                let (family, curve, size) = match point.curve {
+                    EllipticCurve::P256 => (Family::P256, "P-256", 32),
+                    EllipticCurve::P384 => (Family::P384, "P-384", 48),
                     _ => return Err(KeyError::Unsupported),
                 };
-                expect(&point.x, size)?;
-                expect(&point.y, size)?;
-                family
+                let (x, y) = (&point.x, &point.y);
+                expect(x, size)?;
+                expect(y, size)?;
+                let members = format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x}","y":"{y}"}}"#);
+                (family, members)
             }
             AlgorithmParameters::OctetKey(_) => return Err(KeyError::Symmetric),
             AlgorithmParameters::OctetKeyPair(pair) => {
                 if pair.curve != EllipticCurve::Ed25519 {
                     return Err(KeyError::Unsupported);
                 }
-                expect(&pair.x, 32)?;
-                Family::Ed25519
+                let x = &pair.x;
+                expect(x, 32)?;
+                let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+                (Family::Ed25519, members)
             }
             AlgorithmParameters::RSA(parameters) => {
-                let bits = modulus_bits(&parameters.n)?;
+                let (e, n) = (&parameters.e, &parameters.n);
+                let bits = modulus_bits(n)?;
                 if bits < MIN_RSA_BITS {
                     return Err(KeyError::Weak { bits });
                 }
-                length(&parameters.e).map_err(|_| KeyError::Malformed)?;
-                Family::Rsa
+                length(e).map_err(|_| KeyError::Malformed)?;
+                let members = format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#);
+                (Family::Rsa, members)
             }
             _ => return Err(KeyError::Unsupported),
         };
-        if matches!(jwk.common.public_key_use, Some(ref other) if *other != PublicKeyUse::Signature)
-        {
+        let usage = jwk.common.public_key_use.as_ref();
+        if usage.is_some_and(|usage| *usage != PublicKeyUse::Signature) {
             return Err(KeyError::Unsupported);
         }
-        let malformed = |_| KeyError::Malformed;
         Ok(Self {
-            key: DecodingKey::from_jwk(jwk).map_err(malformed)?,
+            key: DecodingKey::from_jwk(jwk).map_err(|_| KeyError::Malformed)?,
             family,
             only: jwk.common.key_algorithm.map(|only| only.to_string()),
-            thumbprint: jwk.thumbprint(ThumbprintHash::SHA256).map_err(malformed)?,
+            thumbprint: URL_SAFE_NO_PAD.encode(Sha256::digest(members)),
         })
     }
 
@@ -134,14 +144,12 @@ impl PublicKey {
         message: &str,
         signature: &str,
     ) -> bool {
+        let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else {
+            return false;
+        };
         self.fits(algorithm)
-            && jsonwebtoken::crypto::verify(
-                signature,
-                message.as_bytes(),
-                &self.key,
-                algorithm.library(),
-            )
-            .unwrap_or(false)
+            && (PROVIDER.verifier_factory)(&algorithm.library(), &self.key)
+                .is_ok_and(|verifier| verifier.verify(message.as_bytes(), &signature).is_ok())
     }
 }
 

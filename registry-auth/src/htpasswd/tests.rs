@@ -427,6 +427,24 @@ fn a_flood_delays_a_right_password_by_few_hashes_and_a_remembered_one_by_none() 
     assert!(waited <= 2, "she waited for {waited} hashes");
     assert!(registry.htpasswd.counts().unavailable > 0);
 
+    // One whose name the flood tries itself is told to come back, and is let in when she does.
+    let mut eve = registry.begin("eve", "e");
+    let unavailable = Err(AuthenticateError::Unavailable {
+        retry_after: RETRY_AFTER,
+    });
+    assert_eq!(eve.poll(), Some(&unavailable));
+    flood();
+    worker.step();
+    let mut eve = registry.begin("eve", "e");
+    let before = registry.hashes();
+    while eve.poll().is_none() {
+        flood();
+        worker.step();
+    }
+    assert_eq!(eve.poll(), Some(&accepted("eve")));
+    let waited = registry.hashes() - before;
+    assert!(waited <= 2, "she waited for {waited} hashes");
+
     // The flood is over, and nothing of it remains but what has a fixed size.
     while worker.step() {}
     assert_eq!(registry.htpasswd.counts().waiting, 0);

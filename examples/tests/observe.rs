@@ -20,6 +20,8 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use registry_auth::{AllowAll, Anyone};
 use registry_core::Digest;
 use registry_examples::debug::DebugService;
@@ -29,6 +31,8 @@ use registry_http::{Readiness, RegistryService};
 use registry_storage::{Measured, Memory, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 struct Registry {
     metrics: Arc<Metrics>,
@@ -370,6 +374,44 @@ async fn refusals_of_an_unhealthy_registry_are_counted_too() {
     assert_eq!(samples.requests("base", "get", 200), 2.0);
     assert_eq!(samples.requests("base", "get", 503), 1.0);
     assert_eq!(samples.sum("registry_http_in_flight_requests"), 0.0);
+}
+
+#[tokio::test]
+async fn the_debug_service_is_served_over_connections() {
+    let registry = Registry::new();
+    let options = HealthOptions::default();
+    let readiness = registry.readiness.clone();
+    let health = Health::start(options, &registry.store, "inmemory", readiness, None).unwrap();
+    let debug = DebugService::new(health).with_metrics("/metrics", registry.metrics.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        for _ in 0..3 {
+            let (stream, _) = listener.accept().await.unwrap();
+            let connection = auto::Builder::new(TokioExecutor::new());
+            let served = connection.serve_connection(TokioIo::new(stream), debug.clone());
+            served.await.unwrap();
+        }
+    });
+    for (request, status, part) in [
+        ("GET /metrics", "200", "\nregistry_build_info{"),
+        ("HEAD /metrics", "200", "content-length: "),
+        ("GET /nothing", "404", "not found"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        assert!(answer.contains(part), "{answer}");
+        let empty = answer.ends_with("\r\n\r\n");
+        assert_eq!(empty, request.starts_with("HEAD"), "{answer}");
+    }
+    server.await.unwrap();
 }
 
 /// A Python with the `prometheus_client` package, or a visible skip

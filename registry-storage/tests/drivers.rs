@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use registry_storage::{
-    Append, Entry, FileSystem, Key, Memory, Objects, OpenError, StorageError, Uploads, suite,
+    Append, Entry, FileSystem, Key, Measured, Memory, Objects, OpenError, StorageError,
+    StorageObserver, StorageReport, Uploads, suite,
 };
 use tempfile::TempDir;
 
@@ -51,6 +53,23 @@ fn permissions_bind(root: &TempDir) -> bool {
         eprintln!("not tested: permissions do not bind root; run the tests as another user");
     }
     binds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_measured_folder_passes_the_suite() {
+    #[derive(Debug, Default)]
+    struct Calls(AtomicU64);
+
+    impl StorageObserver for Calls {
+        fn called(&self, _: &StorageReport) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    let (_root, folder) = folder();
+    let calls = Arc::new(Calls::default());
+    suite::run(Arc::new(Measured::new(folder, calls.clone()))).await;
+    assert!(calls.0.load(Ordering::Relaxed) > 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

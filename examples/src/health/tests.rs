@@ -311,12 +311,15 @@ async fn a_server_behind_tls_is_trusted_by_its_certificate_only() {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let trusted_by = Arc::new(AtomicUsize::new(0));
+    let handshakes = trusted_by.clone();
     tokio::spawn(async move {
         loop {
             let (stream, _): (TcpStream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
+            let (acceptor, handshakes) = (acceptor.clone(), handshakes.clone());
             tokio::spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
+                    handshakes.fetch_add(1, Ordering::SeqCst);
                     answer(stream, Arc::new(AtomicUsize::new(200))).await;
                 }
             });
@@ -345,8 +348,13 @@ async fn a_server_behind_tls_is_trusted_by_its_certificate_only() {
     };
     let untrusting = start(Some(client(false))).unwrap();
     fails(&untrusting, &uri, "certificate").await;
+    drop(untrusting);
+    trusted_by.store(0, Ordering::SeqCst);
     let trusting = start(Some(client(true))).unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The second check begins when the first is over and noted.
+    while trusted_by.load(Ordering::SeqCst) < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(trusting.failures(), BTreeMap::new());
     assert!(matches!(start(None), Err(HealthError::Untrusting { .. })));
 }

@@ -82,12 +82,12 @@ async fn what_is_remembered_ends_with_the_token_and_with_its_key() {
     let options = world.options().with_leeway(Duration::ZERO);
     let authenticator = TokenAuthenticator::new(options).unwrap();
     let long = world.root.token(&claims());
-    let short = world.root.token(&claims_with(json!({ "exp": now() + 1 })));
     for _ in 0..3 {
         login(&authenticator, &long).await.unwrap();
     }
+    let short = world.root.token(&claims_with(json!({ "exp": now() + 2 })));
     login(&authenticator, &short).await.unwrap();
-    let end = SystemTime::now() + Duration::from_secs(10);
+    let end = SystemTime::now() + Duration::from_secs(30);
     let error = loop {
         match login(&authenticator, &short).await {
             Err(error) => break error,
@@ -96,10 +96,7 @@ async fn what_is_remembered_ends_with_the_token_and_with_its_key() {
         tokio::task::yield_now().await;
         std::thread::sleep(Duration::from_millis(50));
     };
-    assert!(
-        error.to_string().contains("expired 1 seconds ago"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("it expired"), "{error}");
     login(&authenticator, &long).await.unwrap();
 
     // A file that is broken changes nothing.

@@ -452,15 +452,15 @@ mod tests {
             ),
             (
                 "eve:iy2LsmgyoQgK.".to_owned(),
-                format!("the password of `eve` is hashed with crypt or nothing, {only}"),
+                format!("the password of `eve` is hashed with crypt or not at all, {only}"),
             ),
             (
                 "eve:hunter2".to_owned(),
-                format!("the password of `eve` is hashed with crypt or nothing, {only}"),
+                format!("the password of `eve` is hashed with crypt or not at all, {only}"),
             ),
             (
                 "eve:".to_owned(),
-                format!("the password of `eve` is hashed with crypt or nothing, {only}"),
+                format!("the password of `eve` is hashed with crypt or not at all, {only}"),
             ),
             (
                 format!("eve:{}", hash.replace("$2y$", "$2x$")),
@@ -614,6 +614,22 @@ mod tests {
             error.starts_with(&format!("`{}` cannot be written: ", nowhere.display())),
             "{error}"
         );
+    }
+
+    #[test]
+    fn saving_keeps_the_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users");
+        let file: File = format!("{ADA}\n").parse().unwrap();
+        file.save(&path).unwrap();
+        if chown(&path, Some(12345), Some(54321)).is_err() {
+            println!("SKIPPED: only root may give a file away");
+            return;
+        }
+        file.without("ada").unwrap().save(&path).unwrap();
+        let saved = fs::metadata(&path).unwrap();
+        assert_eq!((saved.uid(), saved.gid()), (12345, 54321));
+        assert_eq!(saved.len(), 0);
     }
 
     #[test]

@@ -323,7 +323,7 @@ async fn a_bad_new_file_leaves_the_old_in_force() {
     for (text, expected) in [
         (
             "ada:a\n".to_owned(),
-            format!("`{path}`, line 1: the password of `ada` is hashed with crypt or nothing, "),
+            format!("`{path}`, line 1: the password of `ada` is hashed with crypt or not at all, "),
         ),
         (
             line("ada", "b", 4) + "bob",

@@ -94,6 +94,11 @@ fn no_secret_is_in_an_error() {
         "storage: {s3: {secretkey: hunter2}}",
         "http:\n  secret: hunter2\n bad: x",
         "http: {secret: \"hunter2",
+        "http: {secret: !!int hunter2}",
+        "http: {secret: !!bool hunter2}",
+        "http: {secret: !!float hunter2}",
+        "http: {secret: !!binary hunter2-}",
+        "http: {secret: !!seq hunter2}",
     ] {
         let text = format!("version: 0.1\n{text}\n");
         let error = Config::from_yaml(&text).unwrap_err();

@@ -98,7 +98,7 @@ use Kind::{Alone, Anything, Choice, Duration, Flag, Headers, Names, Number, Text
 const LEVELS: Kind = Choice(&["error", "warn", "info", "debug"]);
 
 const NO_CACHE: &str =
-    "nothing needs such a cache: small files are served from the kernel's and from memory";
+    "no such cache is needed: manifests are kept in memory, and the kernel caches the rest";
 const NO_REDIS: &str = "nothing here needs Redis";
 const NO_REPORTS: &str = "nothing is reported to a third party; errors are in the log";
 const NO_PROXY: &str =
@@ -132,7 +132,7 @@ pub(crate) const KEYS: &[Key] = &[
         Flag,
         Only(
             "false",
-            "records name the module that wrote them, not the line",
+            "records do not name the line of code that wrote them",
         ),
     ),
     key("log.hooks[].{type,options.from}", Text, Ignored(NO_MAIL)),
@@ -177,7 +177,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "storage.tag.concurrencylimit",
         Number,
-        Ignored("tags are looked up one after the other, which is fast enough in a folder"),
+        Ignored("how many tags are looked at at once is fixed, and enough for a folder"),
     ),
     key(
         "storage.maintenance.uploadpurging.{enabled,dryrun}",

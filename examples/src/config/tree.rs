@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::{MessageFormatter, Spanned, UserMessageFormatter};
 
 /// Where a value was written
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,14 +212,11 @@ impl Node {
     }
 }
 
-/// What the YAML reader said, in one line
+/// What the YAML reader said, in one line and without the place
 fn describe(error: &serde_saphyr::Error) -> String {
-    let text = error.to_string();
-    text.lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or("not YAML")
-        .to_owned()
+    let text = UserMessageFormatter.format_message(error);
+    let text = text.lines().map(str::trim).find(|line| !line.is_empty());
+    text.unwrap_or("it cannot be read as YAML").to_owned()
 }
 
 /// A value as YAML types it

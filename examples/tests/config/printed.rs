@@ -94,6 +94,11 @@ fn no_secret_is_in_an_error() {
         "storage: {s3: {secretkey: hunter2}}",
         "http:\n  secret: hunter2\n bad: x",
         "http: {secret: \"hunter2",
+        "http: {secret: !!int hunter2}",
+        "http: {secret: !!bool hunter2}",
+        "http: {secret: !!float hunter2}",
+        "http: {secret: !!binary hunter2-}",
+        "http: {secret: !!seq hunter2}",
     ] {
         let text = format!("version: 0.1\n{text}\n");
         let error = Config::from_yaml(&text).unwrap_err();
@@ -123,7 +128,7 @@ fn check_prints_defaults_the_environment_and_the_warnings() {
         "draintimeout: 30s\n",
         "directory: /r/registry-outbox/",
         "# From the environment:\n#   http.addr (REGISTRY_HTTP_ADDR)\n",
-        "# Warnings:\n#   `storage.cache.blobdescriptor` (line 5): nothing needs",
+        "# Warnings:\n#   `storage.cache.blobdescriptor` (line 5): no such cache",
         "#   `REGISTRY_NOTHING`: no key",
     ] {
         assert!(printed.contains(part), "{part}: {printed}");

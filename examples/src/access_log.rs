@@ -48,8 +48,12 @@ impl AccessLog {
         };
         let header = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let target = record.uri.path_and_query();
-        let values: [(&str, Option<Value>); 12] = [
+        let values: [(&str, Option<Value>); 13] = [
             ("auth.user.name", record.user.clone().map(Value::from)),
+            (
+                "http.request.id",
+                Some(record.request_id.to_string().into()),
+            ),
             ("http.request.received", Some(record.received_bytes.into())),
             ("http.request.method", Some(record.method.as_str().into())),
             ("http.request.operation", record.operation.map(Value::from)),
@@ -120,6 +124,7 @@ mod tests {
             .build();
         let request = Request::put("/v2/a/manifests/x?y=%22")
             .header("user-agent", "quoted \"\tx")
+            .header("x-request-id", "r1")
             .header("authorization", "Basic c2VjcmV0OnNlY3JldA==")
             .body(Full::new(Bytes::from_static(b"12345")))
             .unwrap();
@@ -159,6 +164,7 @@ mod tests {
                 (message, json!("response completed")),
                 ("level", json!("info")),
                 ("service", json!("registry")),
+                ("http.request.id", json!("r1")),
                 ("http.request.method", json!("PUT")),
                 ("http.request.operation", json!("put_manifest")),
                 ("http.request.received", json!(5)),

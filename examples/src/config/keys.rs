@@ -98,8 +98,9 @@ use Kind::{Alone, Anything, Choice, Duration, Flag, Headers, Names, Number, Text
 const LEVELS: Kind = Choice(&["error", "warn", "info", "debug"]);
 
 const NO_CACHE: &str =
-    "no such cache is needed: manifests are kept in memory, and the kernel caches the rest";
+    "no such cache is needed: what is asked for often is in the cache of the file system";
 const NO_REDIS: &str = "nothing here needs Redis";
+const NO_AUTO_REDIRECT: &str = "clients are always sent to `auth.token.realm`";
 const NO_REPORTS: &str = "nothing is reported to a third party; errors are in the log";
 const NO_PROXY: &str =
     "nothing is pulled through from another registry; only what is stored here is served";
@@ -240,12 +241,21 @@ pub(crate) const KEYS: &[Key] = &[
     key("auth.silly.{realm,service}", Text, Honoured),
     key("auth.htpasswd.{realm,path}", Text, Honoured),
     key(
-        "auth.token.{realm,service,issuer,rootcertbundle,jwks,autoredirectpath}",
+        "auth.token.{realm,service,issuer,rootcertbundle,jwks}",
         Text,
         Honoured,
     ),
     key("auth.token.signingalgorithms", Texts, Honoured),
-    key("auth.token.autoredirect", Flag, Honoured),
+    key(
+        "auth.token.autoredirect",
+        Flag,
+        Only("false", NO_AUTO_REDIRECT),
+    ),
+    key(
+        "auth.token.autoredirectpath",
+        Text,
+        Ignored(NO_AUTO_REDIRECT),
+    ),
     key(
         "middleware.{registry,repository,storage}[].name",
         Text,
@@ -278,8 +288,17 @@ pub(crate) const KEYS: &[Key] = &[
         Differently("`127.0.0.1:5000` without it"),
     ),
     key("http.net", Choice(&["tcp", "unix"]), Honoured),
-    key("http.{host,prefix,secret}", Text, Honoured),
-    key("http.relativeurls", Flag, Honoured),
+    key("http.{host,prefix}", Text, Honoured),
+    key(
+        "http.secret",
+        Text,
+        Ignored("there is nothing to sign: the state of an upload is kept in the storage"),
+    ),
+    key(
+        "http.relativeurls",
+        Flag,
+        Differently("locations are paths without a host unless `http.host` is set"),
+    ),
     key(
         "http.draintimeout",
         Duration,

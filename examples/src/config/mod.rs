@@ -25,7 +25,7 @@ mod tree;
 mod value;
 
 pub use self::render::{check, markdown};
-pub use self::secret::{Headers, Secret, Url};
+pub use self::secret::{Headers, Url};
 pub use self::sections::{
     Acme, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
     Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox, Own, Pace,

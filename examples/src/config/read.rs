@@ -12,8 +12,8 @@ use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
     Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
-    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Origin, Pace, Secret,
-    StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Url, Warning,
+    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Origin, Pace, StorageCheck,
+    TcpCheck, Tls, TlsVersion, Token, UploadPurge, Url, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -286,7 +286,6 @@ fn auth(section: &Section<'_>) -> Result<Auth, Problem> {
 }
 
 fn token(section: &Section<'_>) -> Result<Token, Problem> {
-    let path = section.text("autoredirectpath")?;
     let token = Token {
         realm: section.needed_text("realm")?,
         service: section.needed_text("service")?,
@@ -294,11 +293,6 @@ fn token(section: &Section<'_>) -> Result<Token, Problem> {
         root_cert_bundle: section.text("rootcertbundle")?.map(PathBuf::from),
         jwks: section.text("jwks")?.map(PathBuf::from),
         signing_algorithms: section.texts("signingalgorithms")?,
-        auto_redirect: section
-            .flag("autoredirect")?
-            .unwrap_or(false)
-            // Distribution's own default.
-            .then(|| path.unwrap_or_else(|| "/auth/token".to_owned())),
     };
     if token.root_cert_bundle.is_none() && token.jwks.is_none() {
         return Err(Problem {
@@ -330,7 +324,6 @@ fn http(
         http.prefix = path_prefix(&prefix)
             .ok_or_else(|| section.problem("prefix", "expected a path such as `/registry/`"))?;
     }
-    http.secret = section.text("secret")?.map(Secret::new);
     if let Some(relative) = section.flag("relativeurls")? {
         http.relative_urls = relative;
     }

@@ -267,14 +267,6 @@ fn auth(auth: &Auth) -> Out {
                     "signingalgorithms",
                     Some(Out::texts(&token.signing_algorithms)),
                 ),
-                (
-                    "autoredirect",
-                    Some(Out::Flag(token.auto_redirect.is_some())),
-                ),
-                (
-                    "autoredirectpath",
-                    token.auto_redirect.as_ref().map(Out::text),
-                ),
             ]),
         )]),
     }
@@ -305,7 +297,6 @@ fn http(http: &Http) -> Out {
             http.host.as_ref().map(|url| Out::text(url.to_string())),
         ),
         ("prefix", Some(Out::text(&http.prefix))),
-        ("secret", http.secret.as_ref().map(|_| Out::text(HIDDEN))),
         ("relativeurls", Some(Out::Flag(http.relative_urls))),
         ("draintimeout", Some(Out::duration(http.drain_timeout))),
         ("tls", http.tls.as_ref().map(tls)),

@@ -7,38 +7,6 @@ use hyper::http::{HeaderMap, HeaderName, HeaderValue};
 /// What stands where a secret would
 pub(crate) const HIDDEN: &str = "(hidden)";
 
-/// Text that is never printed: a password, a key
-///
-/// # Examples
-///
-/// ```
-/// use registry_examples::config::Secret;
-///
-/// let secret = Secret::new("hunter2");
-/// assert_eq!(format!("{secret:?}"), "(hidden)");
-/// assert_eq!(secret.expose(), "hunter2");
-/// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes the text
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for where it is needed
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HIDDEN)
-    }
-}
-
 /// An `http` or `https` URL, shown without what may be secret in it
 ///
 /// User, password and query are hidden in `Debug` and `Display`: each of them is where tokens of

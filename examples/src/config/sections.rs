@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Headers, Secret, Url};
+use super::{Headers, Url};
 
 /// Everything that an operator can set
 ///
@@ -218,7 +218,7 @@ pub enum Auth {
 /// `auth.token`: whose tokens are taken
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// The URL of the token service; the path on this host with `autoredirect`
+    /// The URL of the token service
     pub realm: String,
     /// The name of this registry, which is the audience of its tokens
     pub service: String,
@@ -230,8 +230,6 @@ pub struct Token {
     pub jwks: Option<PathBuf>,
     /// Names of the algorithms that are taken; empty for the token verifier's own list
     pub signing_algorithms: Vec<String>,
-    /// Where the challenge sends clients instead of `realm`: this path on the host that they asked
-    pub auto_redirect: Option<String>,
 }
 
 /// `http`: where and how the registry listens and answers
@@ -245,8 +243,6 @@ pub struct Http {
     pub host: Option<Url>,
     /// The path under which everything is served; begins and ends with `/`
     pub prefix: String,
-    /// Signs the state of uploads; replicas behind one address need the same
-    pub secret: Option<Secret>,
     /// Whether locations are paths without a host
     pub relative_urls: bool,
     /// How long running transfers get at the end
@@ -273,7 +269,6 @@ impl Default for Http {
             net: Network::Tcp,
             host: None,
             prefix: "/".to_owned(),
-            secret: None,
             relative_urls: false,
             drain_timeout: Duration::from_secs(30),
             tls: None,

@@ -242,7 +242,7 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The name of this machine, under which it keeps what is its own in a shared folder
+/// The name of this machine, by which events tell where they come from
 pub fn hostname() -> String {
     rustix::system::uname()
         .nodename()

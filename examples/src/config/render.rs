@@ -10,7 +10,7 @@ use super::keys::{Fate, KEYS, expand};
 use super::secret::HIDDEN;
 use super::{
     Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health, Http,
-    Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration, hostname,
+    Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -24,7 +24,7 @@ pub fn check(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<String, ConfigError> {
     let loaded = Loaded::load(path, environment)?;
-    let mut text = yaml(&loaded.config, &hostname());
+    let mut text = yaml(&loaded.config);
     let mut comments = |title: &str, lines: Vec<String>| {
         if !lines.is_empty() {
             text.push_str(&format!("\n# {title}\n"));
@@ -49,7 +49,7 @@ pub fn check(
 }
 
 /// A configuration as the YAML that would give it, but for secrets
-pub(crate) fn yaml(config: &Config, host: &str) -> String {
+pub(crate) fn yaml(config: &Config) -> String {
     let sections = Out::map([
         ("log", log(config)),
         ("storage", storage(config)),
@@ -84,7 +84,7 @@ pub(crate) fn yaml(config: &Config, host: &str) -> String {
             "catalog",
             Out::map([("maxentries", Out::number(config.catalog.max_entries as u64))]),
         ),
-        ("registry", own(config, host)),
+        ("registry", own(config)),
     ]);
     let body = serde_saphyr::to_string(&sections)
         .expect("text, numbers, lists and maps with text for keys can all be written as YAML");
@@ -430,7 +430,7 @@ fn validation(urls: &ManifestUrls) -> Out {
     }
 }
 
-fn own(config: &Config, host: &str) -> Out {
+fn own(config: &Config) -> Out {
     let own = &config.registry;
     let proxies = own
         .trusted_proxies
@@ -446,7 +446,7 @@ fn own(config: &Config, host: &str) -> Out {
                 Out::some([
                     (
                         "directory",
-                        config.outbox_directory(host).as_deref().map(Out::path),
+                        config.outbox_directory().as_deref().map(Out::path),
                     ),
                     ("maxbytes", Some(Out::number(own.outbox.max_bytes))),
                 ]),
@@ -546,7 +546,7 @@ mod tests {
                 .log
                 .fields
                 .insert(text.to_owned(), "value".to_owned());
-            let printed = yaml(&config, "host");
+            let printed = yaml(&config);
             let (again, _) = Config::from_yaml(&printed).unwrap();
             assert_eq!(again.log, config.log, "{printed}");
         }

@@ -1,7 +1,7 @@
 //! The configuration that is in force, section by section
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -64,28 +64,24 @@ impl Config {
 
     /// Where undelivered events wait, or nothing when they wait in memory
     ///
-    /// Replicas share a folder of content, never an outbox: `host` keeps theirs apart.
+    /// Replicas may share it: each keeps its own in it, and takes over that of one that is gone.
     ///
     /// # Examples
     ///
     /// ```
     /// use registry_examples::config::Config;
     ///
-    /// let config = Config::default();
-    /// let outbox = config.outbox_directory("node-1").unwrap();
-    /// assert!(outbox.ends_with("registry-data/registry-outbox/node-1"));
+    /// let outbox = Config::default().outbox_directory().unwrap();
+    /// assert!(outbox.ends_with("registry-data/registry-outbox"));
     /// ```
-    pub fn outbox_directory(&self, host: &str) -> Option<PathBuf> {
+    pub fn outbox_directory(&self) -> Option<PathBuf> {
         if let Some(directory) = &self.registry.outbox.directory {
             return Some(directory.clone());
         }
-        let Driver::Folder(root) = &self.storage.driver else {
-            return None;
-        };
-        // A name that came from the machine must not lead out of the folder.
-        let host = Path::new(host).file_name();
-        let host = host.unwrap_or_else(|| "localhost".as_ref());
-        Some(root.join("registry-outbox").join(host))
+        match &self.storage.driver {
+            Driver::Folder(root) => Some(root.join("registry-outbox")),
+            Driver::Memory => None,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use registry_storage::Store;
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::credentials::credentials;
+use crate::events::{Events, Reporter};
 use crate::request_body::RequestBody;
 use crate::respond::{API_VERSION, Cause, Failure, Reply, set};
 use crate::{blobs, lists, manifests, uploads};
@@ -57,6 +58,7 @@ impl RegistryService {
                 allow_delete: true,
                 body_patience: BODY_PATIENCE,
                 observer: None,
+                events: None,
             },
         }
     }
@@ -151,6 +153,12 @@ impl Builder {
         self
     }
 
+    /// Who learns of every pull, push, mount and deletion; by default nobody
+    pub fn events(mut self, events: Events) -> Self {
+        self.inner.events = Some(events);
+        self
+    }
+
     /// The service
     pub fn build(self) -> RegistryService {
         RegistryService {
@@ -173,6 +181,7 @@ struct Inner {
     allow_delete: bool,
     body_patience: Duration,
     observer: Option<Arc<dyn Observer>>,
+    events: Option<Events>,
 }
 
 impl Inner {
@@ -214,7 +223,9 @@ impl Inner {
             recorder.user(principal.name());
         }
         self.authorize(&principal, &operation)?;
+        let events = Reporter::of(self.events.as_ref(), &parts, &principal);
         let call = Call {
+            events,
             head: parts.method == Method::HEAD,
             headers: parts.headers,
             inner: self,
@@ -307,6 +318,7 @@ impl Inner {
 pub(crate) struct Call {
     inner: Arc<Inner>,
     principal: Principal,
+    pub(crate) events: Reporter,
     pub(crate) head: bool,
     pub(crate) headers: HeaderMap,
 }

@@ -19,8 +19,6 @@ mod delivery;
 mod endpoint;
 mod outbox;
 mod stats;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashSet;
 use std::io;

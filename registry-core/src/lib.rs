@@ -25,6 +25,7 @@
 
 pub mod digest;
 pub mod error;
+pub mod event;
 pub mod hasher;
 pub mod manifest;
 pub mod media_type;
@@ -38,6 +39,7 @@ pub mod upload;
 
 pub use crate::digest::{Algorithm, Digest, DigestError};
 pub use crate::error::{ErrorCode, ErrorDetail, ErrorResponse};
+pub use crate::event::{Envelope, Event, EventAction};
 pub use crate::hasher::{Hasher, HasherStateError};
 pub use crate::manifest::{Manifest, ManifestError, ManifestKind};
 pub use crate::media_type::MediaType;

@@ -57,6 +57,9 @@ impl MediaType {
     /// OCI image manifest
     pub const OCI_MANIFEST: Self = Self::known("application/vnd.oci.image.manifest.v1+json");
 
+    /// Bytes of which nothing is known, as blobs are served
+    pub const OCTET_STREAM: Self = Self::known("application/octet-stream");
+
     const fn known(text: &'static str) -> Self {
         Self(Cow::Borrowed(text))
     }

@@ -36,11 +36,13 @@ pub(crate) async fn get(
     if call.head {
         // The length of the whole: a range means something to GET alone (RFC 9110, section
         // 14.2).
+        call.events.blob_pulled(name, digest, size);
         return Ok(whole().header(header::CONTENT_LENGTH, size).empty());
     }
     let parts = match resolve(&call.headers, digest, size) {
         Resolved::Whole => {
             let stream = call.store().read_blob(name, digest, None).await?;
+            call.events.blob_pulled(name, digest, size);
             let body = ResponseBody::stream(size, stream.map_err(BodyError::from));
             return Ok(whole().body(body));
         }
@@ -49,6 +51,7 @@ pub(crate) async fn get(
     };
     if let [range] = parts[..] {
         let stream = call.store().read_blob(name, digest, Some(range)).await?;
+        call.events.blob_pulled(name, digest, size);
         let body = ResponseBody::stream(range.len(), stream.map_err(BodyError::from));
         return Ok(reply(StatusCode::PARTIAL_CONTENT)
             .header(header::CONTENT_TYPE, "application/octet-stream")
@@ -59,6 +62,7 @@ pub(crate) async fn get(
     let reply =
         reply(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_TYPE, multipart.content_type());
     let length = multipart.length();
+    call.events.blob_pulled(name, digest, size);
     let stream = parts_of(call.store().clone(), name.clone(), *digest, multipart);
     Ok(reply.body(ResponseBody::stream(length, stream)))
 }
@@ -69,7 +73,9 @@ pub(crate) async fn delete(
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, Failure> {
     call.require_delete("GET, HEAD")?;
+    call.events.admit().await?;
     call.store().delete_blob(name, digest).await?;
+    call.events.blob_deleted(name, digest).await?;
     Ok(Reply::new(StatusCode::ACCEPTED).empty())
 }
 

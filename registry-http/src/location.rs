@@ -178,6 +178,17 @@ impl Root {
             }
         }
     }
+
+    /// For one request, with the host that the client used where [`Root::of`] is but a path
+    pub(crate) fn absolute(&self, client: &Client, parts: &Parts) -> String {
+        let root = self.of(client, parts);
+        if root.is_empty() || root.starts_with('/') {
+            let origin = client.origin(parts).unwrap_or_default();
+            format!("{origin}{root}")
+        } else {
+            root.into_owned()
+        }
+    }
 }
 
 /// Puts `root` before the path in `Location` and `Link`

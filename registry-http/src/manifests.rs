@@ -30,6 +30,12 @@ pub(crate) async fn get(
     if conditional::client_has(&call.headers, &manifest.digest) {
         return Ok(reply(StatusCode::NOT_MODIFIED).empty());
     }
+    let tag = match reference {
+        TagOrDigest::Tag(tag) => Some(tag),
+        TagOrDigest::Digest(_) => None,
+    };
+    call.events
+        .manifest_pulled(name, &manifest, tag, call.manifest_limits());
     Ok(reply(StatusCode::OK)
         .header(header::CONTENT_TYPE, &manifest.media_type)
         .body(manifest.bytes))
@@ -83,8 +89,12 @@ pub(crate) async fn put(
     };
     let manifest = Manifest::parse(bytes, media_type.as_ref(), &limits)?;
     call.check_urls(&manifest)?;
+    call.events.admit().await?;
     call.store()
         .put_manifest(name, &manifest, digest, tags)
+        .await?;
+    call.events
+        .manifest_pushed(name, &digest, &manifest, tags)
         .await?;
 
     let mut reply = Reply::new(StatusCode::CREATED)
@@ -112,9 +122,16 @@ pub(crate) async fn delete(
     reference: &TagOrDigest,
 ) -> Result<Response<ResponseBody>, Failure> {
     call.require_delete("GET, HEAD, PUT")?;
+    call.events.admit().await?;
     match reference {
-        TagOrDigest::Tag(tag) => call.store().delete_tag(name, tag).await?,
-        TagOrDigest::Digest(digest) => call.store().delete_manifest(name, digest).await?,
+        TagOrDigest::Tag(tag) => {
+            call.store().delete_tag(name, tag).await?;
+            call.events.tag_deleted(name, tag).await?;
+        }
+        TagOrDigest::Digest(digest) => {
+            let tags = call.store().delete_manifest(name, digest).await?;
+            call.events.manifest_deleted(name, digest, &tags).await?;
+        }
     }
     Ok(Reply::new(StatusCode::ACCEPTED).empty())
 }

@@ -17,6 +17,7 @@ use registry_storage::{
 };
 
 use crate::body::ResponseBody;
+use crate::events::EventSinkError;
 use crate::location::Prefix;
 use crate::manifest_urls::UrlRefused;
 use crate::request_body::RequestBodyError;
@@ -130,6 +131,8 @@ pub(crate) enum Cause {
     #[error("expected content of digest `{expected}`, what came has `{computed}`")]
     DigestMismatch { expected: Digest, computed: Digest },
     #[error(transparent)]
+    Events(#[from] EventSinkError),
+    #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(transparent)]
     ManifestRead(#[from] ManifestReadError),
@@ -206,6 +209,7 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         Cause::DeleteBlob(_) => (Status::NOT_FOUND, Code::BlobUnknown),
         Cause::Denied { .. } => (Status::FORBIDDEN, Code::Denied),
         Cause::DigestMismatch { .. } => (Status::BAD_REQUEST, Code::DigestInvalid),
+        Cause::Events(_) => (Status::SERVICE_UNAVAILABLE, Code::Unavailable),
         Cause::Manifest(ManifestError::TooLarge { .. }) => {
             (Status::PAYLOAD_TOO_LARGE, Code::ManifestInvalid)
         }
@@ -583,6 +587,10 @@ mod tests {
                     computed: digest(),
                 },
                 "400 DIGEST_INVALID".to_owned(),
+            ),
+            (
+                EventSinkError::Full { limit: 4 }.into(),
+                "503 UNAVAILABLE retry-after 5".to_owned(),
             ),
             (
                 ManifestError::TooLarge { limit: 4, got: 5 }.into(),

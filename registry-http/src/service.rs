@@ -24,6 +24,7 @@ use tracing::{Instrument, Span};
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::credentials::credentials;
+use crate::events::{Events, Reporter};
 use crate::forwarded::{self, Client};
 use crate::location::{self, Locations, Prefix, Root};
 use crate::manifest_urls::ManifestUrls;
@@ -80,6 +81,7 @@ impl RegistryService {
                 catalog_limit: CATALOG_LIMIT.get(),
                 manifest_urls: None,
                 readiness: Readiness::default(),
+                events: None,
             },
         }
     }
@@ -240,6 +242,12 @@ impl Builder {
         self
     }
 
+    /// Who learns of every pull, push, mount and deletion; by default nobody
+    pub fn events(mut self, events: Events) -> Self {
+        self.inner.events = Some(events);
+        self
+    }
+
     /// The service
     pub fn build(mut self) -> RegistryService {
         self.inner.root = Root::new(&self.locations, &self.inner.prefix);
@@ -272,6 +280,7 @@ struct Inner {
     catalog_limit: usize,
     manifest_urls: Option<ManifestUrls>,
     readiness: Readiness,
+    events: Option<Events>,
 }
 
 impl Inner {
@@ -307,7 +316,7 @@ impl Inner {
         parts.extensions.insert(id.clone());
         let responded = self
             .clone()
-            .respond(parts, body, recorder.as_deref_mut())
+            .respond(parts, body, &client, recorder.as_deref_mut())
             .await;
         let mut response = match responded {
             Ok(response) => response,
@@ -331,6 +340,7 @@ impl Inner {
         self: Arc<Self>,
         parts: Parts,
         body: RequestBody,
+        client: &Client,
         mut recorder: Option<&mut Recorder>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
@@ -366,7 +376,9 @@ impl Inner {
         {
             return Err(Cause::ReadOnly { allow }.into());
         }
+        let events = Reporter::of(self.events.as_ref(), &parts, &principal, client, &self.root);
         let call = Call {
+            events,
             head: parts.method == Method::HEAD,
             headers: parts.headers,
             inner: self,
@@ -470,6 +482,7 @@ impl Inner {
 pub(crate) struct Call {
     inner: Arc<Inner>,
     principal: Principal,
+    pub(crate) events: Reporter,
     pub(crate) head: bool,
     pub(crate) headers: HeaderMap,
 }

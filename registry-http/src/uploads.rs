@@ -20,7 +20,13 @@ pub(crate) async fn start(
     let algorithm = match start {
         StartUpload::Monolithic { digest } => return monolithic(call, body, name, digest).await,
         StartUpload::Mount { digest, from } => {
-            if mount(call, name, digest, from.as_ref()).await {
+            if let Some(source) = mount(call, name, digest, from.as_ref()).await? {
+                if call.events.is_on() {
+                    let size = call.store().stat_blob(name, digest).await?;
+                    call.events
+                        .blob_mounted(name, digest, size, source.as_ref())
+                        .await?;
+                }
                 return Ok(created(name, digest));
             }
             digest.algorithm()
@@ -63,6 +69,7 @@ pub(crate) async fn complete(
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, Failure> {
     let mut upload = call.store().open_upload(name, id).await?;
+    call.events.admit().await?;
     // The algorithm is known for sure only now; while there are no bytes it costs nothing to
     // hash with it from the start.
     upload.set_algorithm(digest.algorithm());
@@ -77,7 +84,7 @@ pub(crate) async fn complete(
             .await
     };
     match result {
-        Ok(()) => Ok(created(name, digest)),
+        Ok(()) => pushed(call, name, digest).await,
         Err(CompleteUploadError::Append(error)) => Err(append_failure(call, body, name, id, error)),
         Err(error) => Err(error.into()),
     }
@@ -101,6 +108,7 @@ async fn monolithic(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, Failure> {
+    call.events.admit().await?;
     let upload = call.store().start_upload(name, digest.algorithm()).await?;
     let id = upload.id();
     let header = ChunkHeader {
@@ -111,7 +119,7 @@ async fn monolithic(
         .append_and_complete(header, &mut *body, *digest)
         .await
     else {
-        return Ok(created(name, digest));
+        return pushed(call, name, digest).await;
     };
     if let Ok(upload) = call.store().open_upload(name, &id).await
         && let Err(error) = upload.cancel().await
@@ -131,37 +139,67 @@ async fn monolithic(
 /// Tries to give the repository a blob that is in the registry already
 ///
 /// Whatever is in the way of it, the client can still upload the blob (specification,
-/// "Mounting a blob"), so nothing here is an error.
+/// "Mounting a blob"), so nothing here is an error, except that nobody could be told of it.
+///
+/// Returns where the blob came from, `Some(None)` when the repository had it already and the
+/// client named no other that has it. A client that mounts again because it never got the
+/// answer to the first time is answered, and told of, as the first time.
 async fn mount(
     call: &Call,
     name: &RepositoryName,
     digest: &Digest,
     from: Option<&RepositoryName>,
-) -> bool {
+) -> Result<Option<Option<RepositoryName>>, Failure> {
+    call.events.admit().await?;
+    let may_read = |source: &RepositoryName| {
+        call.allows(&Access {
+            resource: Resource::Repository(source.clone()),
+            action: Action::Pull,
+        })
+    };
     if call.store().stat_blob(name, digest).await.is_ok() {
-        return true;
+        let source = match from {
+            Some(from)
+                if call.events.is_on()
+                    && may_read(from)
+                    && call.store().stat_blob(from, digest).await.is_ok() =>
+            {
+                Some(from.clone())
+            }
+            _ => None,
+        };
+        return Ok(Some(source));
     }
     let sources = match from {
         Some(from) => vec![from.clone()],
         None => call.store().blob_sources(digest),
     };
     for source in sources {
-        let pull = Access {
-            resource: Resource::Repository(source.clone()),
-            action: Action::Pull,
-        };
-        if !call.allows(&pull) {
+        if !may_read(&source) {
             continue;
         }
         match call.store().mount_blob(&source, name, digest).await {
-            Ok(true) => return true,
+            Ok(true) => return Ok(Some(Some(source))),
             Ok(false) => {}
             Err(error) => {
                 tracing::warn!(%source, %name, %digest, error = &error as &dyn std::error::Error, "a mount failed, the client has to upload");
             }
         }
     }
-    false
+    Ok(None)
+}
+
+/// Tells of a blob that was stored, and answers
+async fn pushed(
+    call: &Call,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<Response<ResponseBody>, Failure> {
+    if call.events.is_on() {
+        let size = call.store().stat_blob(name, digest).await?;
+        call.events.blob_pushed(name, digest, size).await?;
+    }
+    Ok(created(name, digest))
 }
 
 fn created(name: &RepositoryName, digest: &Digest) -> Response<ResponseBody> {

@@ -253,7 +253,9 @@ async fn deleting_a_manifest_takes_its_tags<D: Driver>(driver: Arc<D>) {
     let store = Store::new(driver);
     let first = push_image(&store, &name("a"), b"one", "", &[tag("v1"), tag("v2")]).await;
     push_image(&store, &name("a"), b"two", "", &[tag("v3")]).await;
-    store.delete_manifest(&name("a"), &first).await.unwrap();
+    let mut deleted = store.delete_manifest(&name("a"), &first).await.unwrap();
+    deleted.sort();
+    assert_eq!(deleted, [tag("v1"), tag("v2")]);
     let tags = store.tags(&name("a"), None, None).await.unwrap();
     assert_eq!(tags.items, [tag("v3")]);
     assert!(matches!(

@@ -121,7 +121,7 @@ fn check_prints_defaults_the_environment_and_the_warnings() {
         "addr: \":6000\"\n",
         "age: 168h\n",
         "draintimeout: 30s\n",
-        "directory: /r/registry-outbox/",
+        "directory: /r/registry-outbox",
         "# From the environment:\n#   http.addr (REGISTRY_HTTP_ADDR)\n",
         "# Warnings:\n#   `storage.cache.blobdescriptor` (line 5): no such cache",
         "#   `REGISTRY_NOTHING`: no key",

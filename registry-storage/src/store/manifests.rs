@@ -198,6 +198,8 @@ impl Store {
 
     /// Takes a manifest and every tag that points to it out of the repository
     ///
+    /// Returns those tags.
+    ///
     /// # Errors
     ///
     /// [`ManifestReadError::Unknown`] or [`ManifestReadError::RepositoryUnknown`] when it is not there.
@@ -205,7 +207,7 @@ impl Store {
         &self,
         name: &RepositoryName,
         digest: &Digest,
-    ) -> Result<(), ManifestReadError> {
+    ) -> Result<Vec<Tag>, ManifestReadError> {
         let link = layout::revision_link(name, digest);
         if self.read_link(&link).await? != Some(*digest) {
             return Err(self
@@ -213,7 +215,7 @@ impl Store {
                 .await);
         }
         // Tags first: if this breaks off, the manifest is still there to be deleted again.
-        self.delete_tags_of(name, digest).await?;
+        let mut tags = self.delete_tags_of(name, digest).await?;
         if let Ok(bytes) = self.read_manifest_bytes(digest).await
             && let Ok(manifest) = Manifest::parse(bytes, None, &stored_limits())
             && let Some(subject) = manifest.subject()
@@ -224,8 +226,8 @@ impl Store {
         }
         self.delete_if_present(&link).await?;
         // Again, for tags that were set in between: they would point to nothing.
-        self.delete_tags_of(name, digest).await?;
-        Ok(())
+        tags.extend(self.delete_tags_of(name, digest).await?);
+        Ok(tags)
     }
 
     /// Takes a tag away; the manifest stays
@@ -304,28 +306,29 @@ impl Store {
         &self,
         name: &RepositoryName,
         digest: &Digest,
-    ) -> Result<(), ManifestReadError> {
+    ) -> Result<Vec<Tag>, ManifestReadError> {
         let tags = match self.tags(name, None, None).await {
             Ok(listing) => listing.items,
-            Err(ManifestReadError::RepositoryUnknown { .. }) => return Ok(()),
+            Err(ManifestReadError::RepositoryUnknown { .. }) => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
         stream::iter(tags)
             .map(|tag| async move {
                 let target = self.read_link(&layout::tag_current(name, &tag)).await?;
                 if target != Some(*digest) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 match self.delete_tag(name, &tag).await {
-                    Ok(())
-                    | Err(
+                    Ok(()) => Ok(Some(tag)),
+                    Err(
                         ManifestReadError::Unknown { .. }
                         | ManifestReadError::RepositoryUnknown { .. },
-                    ) => Ok(()),
+                    ) => Ok(None),
                     Err(error) => Err(error),
                 }
             })
             .buffer_unordered(CONCURRENCY)
+            .try_filter_map(|tag| async move { Ok(tag) })
             .try_collect()
             .await
     }

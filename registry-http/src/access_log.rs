@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, Version, header};
 use jiff::Timestamp;
 
-use crate::server::RemoteAddr;
+use crate::listener::RemoteAddr;
 
 /// Learns of every request once it is over
 pub trait Observer: Send + Sync + 'static {

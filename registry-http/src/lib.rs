@@ -30,7 +30,7 @@
 //! # }
 //! ```
 //!
-//! [`serve`] is an accept loop for those who need nothing special:
+//! [`serve`] is an accept loop over TCP, Unix sockets and TLS, for any service like this one:
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -58,6 +58,7 @@ pub mod body;
 mod compress;
 mod conditional;
 mod credentials;
+pub mod listener;
 mod lists;
 mod manifests;
 mod ranges;
@@ -66,9 +67,12 @@ mod respond;
 pub mod rows;
 pub mod server;
 pub mod service;
+pub mod tls;
 mod uploads;
 
 pub use crate::access_log::{AccessRecord, Observer};
 pub use crate::body::{BodyError, ResponseBody};
-pub use crate::server::{RemoteAddr, ServeOptions, Stopped, serve};
+pub use crate::listener::{Listener, RemoteAddr, UnixPeer};
+pub use crate::server::{Http2, ServeOptions, Stopped, serve};
 pub use crate::service::{Builder, RegistryService};
+pub use crate::tls::{ClientCertificate, OverTls, Tls, TlsOptions};

@@ -32,10 +32,10 @@ use registry_core::{Digest, Manifest, MediaType, RepositoryName, Tag};
 use uuid::Uuid;
 
 use crate::forwarded::Client;
+use crate::listener::RemoteAddr;
 use crate::location::Root;
 use crate::request_id::RequestId;
 use crate::respond::Failure;
-use crate::server::RemoteAddr;
 
 /// Learns of what happens in the registry
 ///

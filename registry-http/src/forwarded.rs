@@ -11,28 +11,13 @@ use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::server::RemoteAddr;
+use crate::listener::{RemoteAddr, UnixPeer};
+use crate::tls::OverTls;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-
-/// Says that a request came over a Unix socket
-///
-/// A server that listens on one adds this to the extensions of each request, as it adds
-/// [`RemoteAddr`] to those that came over TCP. Who can open the socket is on this machine and
-/// was let in by its file mode, so it is trusted as a proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnixPeer;
-
-/// Says that a request came over TLS
-///
-/// A server that ends TLS itself adds this to the extensions of each request. It makes `https`
-/// of the URLs in [`Locations::Absolute`](crate::Locations::Absolute) without a base: in HTTP/1
-/// the request does not tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OverTls;
 
 /// The proxies that are believed unless others are named: those on this machine
 pub(crate) fn loopback() -> Vec<IpNet> {

@@ -30,7 +30,7 @@
 //! # }
 //! ```
 //!
-//! [`serve`] is an accept loop for those who need nothing special:
+//! [`serve`] is an accept loop over TCP, Unix sockets and TLS, for any service like this one:
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -60,6 +60,7 @@ mod conditional;
 mod credentials;
 pub mod events;
 pub mod forwarded;
+pub mod listener;
 mod lists;
 pub mod location;
 pub mod manifest_urls;
@@ -74,17 +75,19 @@ pub mod response_headers;
 pub mod rows;
 pub mod server;
 pub mod service;
+pub mod tls;
 mod uploads;
 
 pub use crate::access_log::{AccessRecord, Observer};
 pub use crate::body::{BodyError, ResponseBody};
 pub use crate::events::{EventSink, EventSinkError, Events};
-pub use crate::forwarded::{OverTls, UnixPeer};
+pub use crate::listener::{Listener, RemoteAddr, UnixPeer};
 pub use crate::location::{BaseUrl, Locations, Prefix};
 pub use crate::manifest_urls::ManifestUrls;
 pub use crate::notifications::{Endpoint, Notifier, NotifierOptions};
 pub use crate::readiness::Readiness;
 pub use crate::request_id::RequestId;
 pub use crate::response_headers::ResponseHeaders;
-pub use crate::server::{RemoteAddr, ServeOptions, Stopped, serve};
+pub use crate::server::{Http2, ServeOptions, Stopped, serve};
 pub use crate::service::{Builder, RegistryService};
+pub use crate::tls::{ClientCertificate, OverTls, Tls, TlsOptions};

@@ -1,34 +1,34 @@
-//! An accept loop: HTTP/1.0, 1.1 and 2 in clear text on one port, and a graceful stop
+//! An accept loop: HTTP/1.0, 1.1 and 2 on one socket, and a stop that lets transfers finish
 
-use std::fmt::Display;
+use std::convert::Infallible;
+use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use http::Request;
+use http::{Extensions, Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::service::RegistryService;
+use crate::listener::{Listener, Peer, Socket};
+use crate::tls::{self, Handshake, Tls};
 
 /// The longest pause of the accept loop when no connection can be accepted
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Where a request came from
-///
-/// [`serve`] adds it to the extensions of each request; other servers do well to do the same,
-/// or the access log has no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RemoteAddr(pub SocketAddr);
+/// How often at most it is said that there are too many connections
+const FULL_NOTICE: Duration = Duration::from_secs(60);
 
 /// How [`serve`] treats connections
 ///
@@ -45,22 +45,75 @@ pub struct RemoteAddr(pub SocketAddr);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServeOptions {
-    /// How long running requests may go on after the shutdown has begun
+    /// How long connections are still accepted after the shutdown has begun
+    ///
+    /// By default zero. A load balancer that asks whether this server is ready needs that time
+    /// to learn that it is not any more, and to send its requests elsewhere.
+    pub drain_delay: Duration,
+    /// How long running requests may go on once no connection is accepted any more
     ///
     /// By default 30 s, which is what orchestrators wait before they kill.
     pub drain_timeout: Duration,
+    /// How long a connection may take for the handshake of TLS
+    ///
+    /// By default 10 s, which is many round trips even over the worst link.
+    pub handshake_timeout: Duration,
     /// How long a connection may take for the head of a request, and stay idle between two
     ///
     /// By default 60 s: longer than clients pause between the requests of one push, shorter
     /// than idle connections are worth keeping.
     pub header_timeout: Duration,
+    /// Where HTTP/2 is spoken; by default everywhere
+    pub http2: Http2,
+    /// How many connections there may be at a time; by default as many as the system allows
+    ///
+    /// Those above it wait, unanswered, until one ends. Idle connections count, so that it
+    /// should be well above the number of requests at a time.
+    pub max_connections: Option<usize>,
+}
+
+/// Where a server speaks HTTP/2 beside HTTP/1
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Http2 {
+    /// Over TLS, and in clear text with clients that know it beforehand
+    #[default]
+    Everywhere,
+    /// Nowhere
+    Off,
+    /// Only over TLS, where clients and servers agree on it
+    OverTls,
+}
+
+impl Http2 {
+    fn is_on(self, tls: bool) -> bool {
+        match self {
+            Self::Everywhere => true,
+            Self::Off => false,
+            Self::OverTls => tls,
+        }
+    }
 }
 
 impl ServeOptions {
+    /// Sets [`ServeOptions::drain_delay`]
+    #[must_use]
+    pub fn with_drain_delay(mut self, delay: Duration) -> Self {
+        self.drain_delay = delay;
+        self
+    }
+
     /// Sets [`ServeOptions::drain_timeout`]
     #[must_use]
     pub fn with_drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
+        self
+    }
+
+    /// Sets [`ServeOptions::handshake_timeout`]
+    #[must_use]
+    pub fn with_handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.handshake_timeout = timeout;
         self
     }
 
@@ -70,13 +123,31 @@ impl ServeOptions {
         self.header_timeout = timeout;
         self
     }
+
+    /// Sets [`ServeOptions::http2`]
+    #[must_use]
+    pub fn with_http2(mut self, http2: Http2) -> Self {
+        self.http2 = http2;
+        self
+    }
+
+    /// Sets [`ServeOptions::max_connections`]
+    #[must_use]
+    pub fn with_max_connections(mut self, max: usize) -> Self {
+        self.max_connections = Some(max);
+        self
+    }
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
         Self {
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
+            http2: Http2::default(),
+            max_connections: None,
         }
     }
 }
@@ -91,24 +162,76 @@ pub struct Stopped {
 
 /// Serves until `shutdown` is ready, then lets running requests finish
 ///
-/// Once the shutdown begins the port is closed, idle connections too, and connections with a
-/// request under way after it. What is not done within [`ServeOptions::drain_timeout`] is cut
-/// off and counted; an upload cut off resumes where its last durable byte is.
+/// `service` is most often a [`RegistryService`](crate::RegistryService); anything that hyper
+/// can serve will do. The extensions of each request say where it came from: [`RemoteAddr`] or
+/// [`UnixPeer`], and over TLS also [`OverTls`] and perhaps a [`ClientCertificate`].
+///
+/// Once the shutdown begins, and [`ServeOptions::drain_delay`] after it, the socket is closed,
+/// idle connections too, and connections with a request under way after it: a response of
+/// HTTP/1 that has not begun says `Connection: close`, and clients with HTTP/2 are told to go
+/// away. What is not done within [`ServeOptions::drain_timeout`] is cut off and counted; an
+/// upload cut off resumes where its last durable byte is. Who answers the question whether this
+/// server is ready should watch the same signal, so that the answer is no from the beginning.
 ///
 /// An error to accept one connection never ends it: when file descriptors run out, it waits
 /// until there are some again.
-pub async fn serve(
-    listener: TcpListener,
-    service: RegistryService,
+///
+/// [`RemoteAddr`]: crate::RemoteAddr
+/// [`UnixPeer`]: crate::listener::UnixPeer
+/// [`OverTls`]: crate::tls::OverTls
+/// [`ClientCertificate`]: crate::tls::ClientCertificate
+pub async fn serve<S, B>(
+    listener: impl Into<Listener>,
+    service: S,
     options: ServeOptions,
     shutdown: impl Future<Output = ()>,
-) -> Stopped {
+) -> Stopped
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let listener = listener.into();
     let graceful = GracefulShutdown::new();
-    let builder = Arc::new(builder(&options));
+    // Dropped when the time has come to begin nothing new.
+    let (open, closing) = watch::channel(());
+    let acceptor = Acceptor {
+        builder: Arc::new(builder(&options, listener.tls.is_some())),
+        closing,
+        options: options.clone(),
+        service,
+        tls: listener.tls.clone(),
+    };
     let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
+    let mut shutdown = pin!(async {
+        shutdown.await;
+        tokio::time::sleep(options.drain_delay).await;
+    });
     let mut backoff = Duration::ZERO;
+    let mut noticed: Option<Instant> = None;
     loop {
+        while connections.try_join_next().is_some() {}
+        let is_full = options
+            .max_connections
+            .is_some_and(|max| connections.len() >= max);
+        if is_full {
+            if noticed.is_none_or(|noticed| noticed.elapsed() > FULL_NOTICE) {
+                noticed = Some(Instant::now());
+                tracing::warn!(
+                    connections = connections.len(),
+                    "there are as many connections as there may be; others wait until one ends"
+                );
+            }
+            match select(shutdown.as_mut(), pin!(connections.join_next())).await {
+                Either::Left(((), _)) => break,
+                Either::Right(_) => continue,
+            }
+        }
         let accepted = async {
             if !backoff.is_zero() {
                 tokio::time::sleep(backoff).await;
@@ -119,18 +242,14 @@ pub async fn serve(
             Either::Left(((), _)) => break,
             Either::Right((accepted, _)) => accepted,
         };
-        while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, address)) => {
+            Ok((socket, peer)) => {
                 backoff = Duration::ZERO;
-                connections.spawn(connection(
-                    stream,
-                    address,
-                    service.clone(),
-                    builder.clone(),
-                    graceful.watcher(),
-                    options.header_timeout,
-                ));
+                connections.spawn(
+                    acceptor
+                        .clone()
+                        .connection(socket, peer, graceful.watcher()),
+                );
             }
             Err(error) if is_of_the_connection(&error) => {
                 tracing::debug!(%error, "a client hung up before it was accepted");
@@ -142,6 +261,7 @@ pub async fn serve(
         }
     }
     drop(listener);
+    drop(open);
     let drained = tokio::time::timeout(options.drain_timeout, graceful.shutdown()).await;
     while connections.try_join_next().is_some() {}
     let aborted = match drained {
@@ -152,7 +272,7 @@ pub async fn serve(
     Stopped { aborted }
 }
 
-fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
+fn builder(options: &ServeOptions, tls: bool) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // HTTP/1 takes request heads of 400 KiB and targets of 64 KiB by itself.
     builder
@@ -166,48 +286,88 @@ fn builder(options: &ServeOptions) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(96 * 1024)
         // Finds clients that are gone without a word; HTTP/1 finds them by its timeouts.
         .keep_alive_interval(options.header_timeout);
-    builder
+    match options.http2.is_on(tls) {
+        true => builder,
+        false => builder.http1_only(),
+    }
 }
 
-async fn connection(
-    stream: TcpStream,
-    address: SocketAddr,
-    service: RegistryService,
+/// What every connection needs
+#[derive(Clone)]
+struct Acceptor<S> {
     builder: Arc<auto::Builder<TokioExecutor>>,
-    watcher: Watcher,
-    header_timeout: Duration,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%address, %error, "small responses may be delayed");
-    }
-    let asked = Arc::new(AtomicBool::new(false));
-    let asks = asked.clone();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        asks.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(RemoteAddr(address));
-        service.call(request)
-    });
-    let connection = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .into_owned();
-    let mut connection = pin!(watcher.watch(connection));
-    // While the version of HTTP is not known yet, no timeout of either version runs.
-    let result = match tokio::time::timeout(header_timeout, connection.as_mut()).await {
-        Ok(result) => result,
-        Err(_) if !asked.load(Ordering::Relaxed) => {
-            tracing::debug!(%address, "a client connected and asked nothing");
-            return;
-        }
-        Err(_) => connection.await,
-    };
-    if let Err(error) = result {
-        log_broken(address, &error);
-    }
+    closing: watch::Receiver<()>,
+    options: ServeOptions,
+    service: S,
+    tls: Option<Tls>,
 }
 
-/// Clients hang up all the time; the access log tells of requests that did not end
-fn log_broken(address: SocketAddr, error: &impl Display) {
-    tracing::debug!(%address, %error, "a connection broke");
+impl<S, B> Acceptor<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    async fn connection(mut self, socket: Socket, peer: Peer, watcher: Watcher) {
+        let mut extensions = Extensions::new();
+        peer.describe(&mut extensions);
+        let Some(tls) = self.tls.take() else {
+            return self.http(socket, peer, extensions, watcher).await;
+        };
+        let handshake = tls.accept(socket, self.options.http2.is_on(true));
+        let handshake = tokio::time::timeout(self.options.handshake_timeout, handshake);
+        let mut closing = self.closing.clone();
+        // Nobody has asked for anything yet: nothing is lost when it ends here.
+        let closed = pin!(closing.changed());
+        let handshake = match select(closed, pin!(handshake)).await {
+            Either::Left(_) => return,
+            Either::Right((handshake, _)) => handshake,
+        };
+        match handshake {
+            Ok(Ok(Handshake::Done(stream))) => {
+                tls::describe(&stream, &mut extensions);
+                self.http(*stream, peer, extensions, watcher).await;
+            }
+            Ok(Ok(Handshake::Over(what))) => tracing::debug!(%peer, "{what}"),
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%peer, "a client was too slow for the TLS handshake"),
+        }
+    }
+
+    async fn http<I>(self, io: I, peer: Peer, extensions: Extensions, watcher: Watcher)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let header_timeout = self.options.header_timeout;
+        let service = self.service;
+        let asked = Arc::new(AtomicBool::new(false));
+        let asks = asked.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            asks.store(true, Ordering::Relaxed);
+            request.extensions_mut().extend(extensions.clone());
+            service.call(request)
+        });
+        let connection = self
+            .builder
+            .serve_connection(TokioIo::new(io), service)
+            .into_owned();
+        let mut connection = pin!(watcher.watch(connection));
+        // While the version of HTTP is not known yet, no timeout of either version runs.
+        let result = match tokio::time::timeout(header_timeout, connection.as_mut()).await {
+            Ok(result) => result,
+            Err(_) if !asked.load(Ordering::Relaxed) => {
+                tracing::debug!(%peer, "a client connected and asked nothing");
+                return;
+            }
+            Err(_) => connection.await,
+        };
+        // Clients hang up all the time; the access log tells of requests that did not end.
+        if let Err(error) = result {
+            tracing::debug!(%peer, %error, "a connection broke");
+        }
+    }
 }
 
 /// Whether only the connection that was to be accepted is at fault
@@ -223,15 +383,18 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::Mutex;
 
     use registry_auth::{AllowAll, Anyone};
     use registry_storage::{Memory, Store};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::RegistryService;
     use crate::access_log::{AccessRecord, Observer};
 
     #[derive(Default)]

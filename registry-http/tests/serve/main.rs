@@ -1,0 +1,7 @@
+//! Serving: sockets, TLS, and how it ends
+
+mod drain;
+mod files;
+mod sockets;
+mod support;
+mod tls;

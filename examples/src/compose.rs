@@ -1,25 +1,79 @@
-//! From a configuration to a service
+//! From a configuration to the parts of a registry
 
+use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use registry_auth::{Anyone, Authenticator, Policy};
+use http::Uri;
+use hyper_rustls::ConfigBuilderExt;
+use registry_auth::htpasswd::{self, Htpasswd};
+use registry_auth::token::SigningAlgorithm;
+use registry_auth::{
+    AllowAll, Anyone, Authenticated, Authenticator, Granted, Policy, Quoted, Silly,
+    TokenAuthenticator, TokenOptions,
+};
+use registry_core::event::EventAction;
 use registry_core::manifest::Limits;
-use registry_http::{Observer, RegistryService};
-use registry_storage::{FileSystem, Memory, OpenError, Store};
+use registry_http::service::Builder;
+use registry_http::tls::{CipherSuite, ClientAuth, TlsVersion};
+use registry_http::{
+    Endpoint, Http2, Locations, ManifestUrls, Observer, RegistryService, ResponseHeaders,
+    ServeOptions, TlsOptions,
+};
+use registry_storage::{
+    FileSystem, Measured, Memory, OpenError, PurgeOptions, StorageObserver, Store,
+};
+use rustls::ClientConfig;
 
-use crate::config::{Config, Driver};
+use crate::acme::AcmeOptions;
+use crate::config::{self, Auth, Config, Driver};
+use crate::health::{FileCheck, HealthOptions, HttpCheck, Schedule, TcpCheck};
+use crate::logging::{Formatter, Level, LogOptions};
+use crate::purge;
 
-/// Opens the storage that the configuration names
+/// A configuration that reads well and still cannot be put in force
+#[derive(Debug, thiserror::Error)]
+#[error("`{key}`: {problem}")]
+pub struct ComposeError {
+    key: String,
+    problem: String,
+}
+
+impl ComposeError {
+    /// What is wrong with the value of `key`, in words for the operator
+    pub fn new(key: impl Into<String>, problem: impl Display) -> Self {
+        Self {
+            key: key.into(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+/// Opens the storage that the configuration names, and tells `observer` of each call
 ///
 /// # Errors
 ///
 /// [`OpenError`] when the folder cannot be made or written.
-pub fn open_store(driver: &Driver) -> Result<Store, OpenError> {
-    Ok(match driver {
-        Driver::Folder(root) => Store::new(Arc::new(FileSystem::open(root)?)),
-        Driver::Memory => Store::new(Arc::new(Memory::new())),
-    })
+pub fn open_store(
+    config: &config::Storage,
+    observer: Arc<dyn StorageObserver>,
+) -> Result<Store, OpenError> {
+    let store = match &config.driver {
+        Driver::Folder(root) => {
+            Store::new(Arc::new(Measured::new(FileSystem::open(root)?, observer)))
+        }
+        Driver::Memory => Store::new(Arc::new(Measured::new(Memory::new(), observer))),
+    };
+    Ok(store.with_upload_lifetime(config.purge.as_ref().map(|purge| purge.age)))
+}
+
+/// The name of the storage driver in metrics and health checks, which is distribution's
+pub fn driver_name(driver: &Driver) -> &'static str {
+    match driver {
+        Driver::Folder(_) => "filesystem",
+        Driver::Memory => "inmemory",
+    }
 }
 
 /// Where the content is, for people
@@ -33,20 +87,370 @@ pub fn describe_storage(driver: &Driver) -> String {
     }
 }
 
-/// Makes the service; who may do what is the caller's explicit choice
+/// Who is let in, and what of it can be read anew
+#[derive(Debug)]
+pub struct Gate {
+    /// Says who asks
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Says who may
+    pub policy: Arc<dyn Policy>,
+    /// What is read from files
+    pub files: GateFiles,
+}
+
+/// What a [`Gate`] reads from files
+#[derive(Clone, Debug)]
+pub enum GateFiles {
+    /// Users and their passwords
+    Htpasswd(Arc<Htpasswd>),
+    /// Nothing
+    None,
+    /// The keys that tokens are signed with
+    Token {
+        /// What verifies with them
+        authenticator: Arc<TokenAuthenticator>,
+        /// The files
+        paths: Vec<PathBuf>,
+    },
+}
+
+impl Gate {
+    /// Makes what `auth` asks for; without it everyone may do everything
+    ///
+    /// # Errors
+    ///
+    /// [`ComposeError`] when a value or a file is not as it should be. A gate that cannot be
+    /// made is never an open one.
+    pub fn open(auth: &Auth) -> Result<Self, ComposeError> {
+        let quoted = |key, text: &str| {
+            text.parse::<Quoted>()
+                .map_err(|error| ComposeError::new(key, error))
+        };
+        Ok(match auth {
+            Auth::None => Self {
+                authenticator: Arc::new(Anyone),
+                policy: Arc::new(AllowAll),
+                files: GateFiles::None,
+            },
+            Auth::Silly { realm, service } => Self {
+                authenticator: Arc::new(Silly::new(
+                    quoted("auth.silly.realm", realm)?,
+                    quoted("auth.silly.service", service)?,
+                )),
+                policy: Arc::new(Authenticated),
+                files: GateFiles::None,
+            },
+            Auth::Htpasswd { realm, path } => {
+                let realm = quoted("auth.htpasswd.realm", realm)?;
+                let htpasswd = Htpasswd::open(path, realm, htpasswd::Options::default())
+                    .map_err(|error| ComposeError::new("auth.htpasswd.path", error))?;
+                let htpasswd = Arc::new(htpasswd);
+                Self {
+                    authenticator: htpasswd.clone(),
+                    policy: Arc::new(Authenticated),
+                    files: GateFiles::Htpasswd(htpasswd),
+                }
+            }
+            Auth::Token(token) => {
+                let options = token_options(token)?;
+                let paths = [&options.root_certificates, &options.jwks];
+                let paths = paths.into_iter().flatten().cloned().collect();
+                let authenticator = TokenAuthenticator::new(options)
+                    .map_err(|error| ComposeError::new("auth.token", error))?;
+                let authenticator = Arc::new(authenticator);
+                Self {
+                    authenticator: authenticator.clone(),
+                    policy: Arc::new(Granted),
+                    files: GateFiles::Token {
+                        authenticator,
+                        paths,
+                    },
+                }
+            }
+        })
+    }
+}
+
+/// Who is let in, for people
+pub fn describe_gate(auth: &Auth) -> String {
+    match auth {
+        Auth::None => "open to everyone who reaches this address".to_owned(),
+        Auth::Silly { .. } => {
+            "open to everyone who sends an `Authorization` header, whatever is in it".to_owned()
+        }
+        Auth::Htpasswd { path, .. } => format!("for the users in {}", path.display()),
+        Auth::Token(token) => format!("for those with a token of {}", token.realm),
+    }
+}
+
+fn token_options(token: &config::Token) -> Result<TokenOptions, ComposeError> {
+    let mut options = TokenOptions::new(&token.realm, &token.service, &token.issuer);
+    if let Some(path) = &token.root_cert_bundle {
+        options = options.with_root_certificates(path);
+    }
+    if let Some(path) = &token.jwks {
+        options = options.with_jwks(path);
+    }
+    if !token.signing_algorithms.is_empty() {
+        let algorithms: Result<Vec<SigningAlgorithm>, _> = token
+            .signing_algorithms
+            .iter()
+            .map(|name| name.parse())
+            .collect();
+        options = options.with_algorithms(
+            algorithms.map_err(|error| ComposeError::new("auth.token.signingalgorithms", error))?,
+        );
+    }
+    Ok(options)
+}
+
+/// Makes the service, but for what runs beside it: events and readiness
+///
+/// # Errors
+///
+/// [`ComposeError`] when a value is not as it should be.
 pub fn service(
     config: &Config,
     store: Store,
-    policy: Arc<dyn Policy>,
+    gate: &Gate,
     observer: Arc<dyn Observer>,
-) -> RegistryService {
-    let authenticator: Arc<dyn Authenticator> = Arc::new(Anyone);
-    RegistryService::builder(store, authenticator, policy)
+) -> Result<Builder, ComposeError> {
+    let http = &config.http;
+    let builder = RegistryService::builder(store, gate.authenticator.clone(), gate.policy.clone());
+    let mut builder = builder
         .manifest_limits(Limits {
             max_bytes: config.registry.manifest_limit,
             ..Limits::default()
         })
         .allow_delete(config.storage.delete)
-        .observer(observer)
-        .build()
+        .read_only(config.storage.read_only)
+        .trusted_proxies(config.registry.trusted_proxies.clone())
+        .catalog_limit(NonZeroUsize::new(config.catalog.max_entries).unwrap_or(NonZeroUsize::MIN))
+        .observer(observer);
+    if http.prefix != "/" {
+        let prefix = http.prefix.parse();
+        builder = builder.prefix(prefix.map_err(|error| ComposeError::new("http.prefix", error))?);
+    }
+    if let Some(host) = &http.host
+        && !http.relative_urls
+    {
+        let base = host.expose().parse();
+        let base = base.map_err(|error| ComposeError::new("http.host", error))?;
+        builder = builder.locations(Locations::Absolute { base: Some(base) });
+    }
+    let headers = http.headers.iter().map(|(name, value)| (name, [value]));
+    let headers =
+        ResponseHeaders::new(headers).map_err(|error| ComposeError::new("http.headers", error))?;
+    builder = builder.response_headers(headers);
+    if let config::ManifestUrls::Checked { allow, deny } = &config.validation.manifest_urls {
+        let urls = ManifestUrls::new(allow, deny)
+            .map_err(|error| ComposeError::new("validation.manifests.urls", error))?;
+        builder = builder.manifest_urls(urls);
+    }
+    Ok(builder)
+}
+
+/// How the main listener treats connections
+pub fn serve_options(config: &Config) -> ServeOptions {
+    let http = &config.http;
+    // In clear text HTTP/2 is there for clients that know it beforehand, unless it is disabled:
+    // nobody else notices.
+    let on = http.http2 || (http.h2c && http.tls.is_none());
+    ServeOptions::default()
+        .with_drain_delay(config.registry.drain_delay)
+        .with_drain_timeout(http.drain_timeout)
+        .with_http2(if on { Http2::Everywhere } else { Http2::Off })
+}
+
+/// How TLS is spoken, with the certificate that `base` brings
+///
+/// # Errors
+///
+/// [`ComposeError`] for a cipher suite that is not there.
+pub fn tls_options(tls: &config::Tls, base: TlsOptions) -> Result<TlsOptions, ComposeError> {
+    let suites: Result<Vec<CipherSuite>, _> =
+        tls.cipher_suites.iter().map(|name| name.parse()).collect();
+    Ok(base
+        .with_minimum_version(match tls.minimum {
+            config::TlsVersion::Tls12 => TlsVersion::Tls12,
+            config::TlsVersion::Tls13 => TlsVersion::Tls13,
+        })
+        .with_cipher_suites(
+            suites.map_err(|error| ComposeError::new("http.tls.ciphersuites", error))?,
+        )
+        .with_client_auth(
+            match tls.client_auth {
+                config::ClientAuth::None => ClientAuth::None,
+                config::ClientAuth::Given => ClientAuth::VerifyIfGiven,
+                config::ClientAuth::Required => ClientAuth::Require,
+            },
+            &tls.client_cas,
+        ))
+}
+
+/// Which certificate is ordered by ACME
+pub fn acme_options(acme: &config::Acme) -> AcmeOptions {
+    let mut options = AcmeOptions::new(&acme.cache_file, &acme.hosts);
+    if let Some(email) = &acme.email {
+        options = options.with_email(email);
+    }
+    if let Some(directory) = &acme.directory {
+        options = options.with_directory(directory.expose());
+    }
+    options
+}
+
+/// Who is told of pushes, pulls and deletes
+///
+/// # Errors
+///
+/// [`ComposeError`] when an endpoint is not as it should be.
+pub fn endpoints(notifications: &config::Notifications) -> Result<Vec<Endpoint>, ComposeError> {
+    notifications
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            let key = || format!("notifications.endpoints ({})", endpoint.name);
+            let wrong = |error| ComposeError::new(key(), error);
+            let mut made = Endpoint::new(&endpoint.name, endpoint.url.expose())
+                .map_err(wrong)?
+                .with_timeout(endpoint.timeout)
+                .with_threshold(endpoint.threshold)
+                .with_backoff(endpoint.backoff)
+                .with_ignored_media_types(endpoint.ignored_media_types.clone());
+            for (name, value) in endpoint.headers.iter() {
+                made = made.with_header(name, value).map_err(wrong)?;
+            }
+            let actions: Result<Vec<EventAction>, _> = endpoint
+                .ignored_actions
+                .iter()
+                .map(|name| {
+                    EventAction::from_name(name).ok_or_else(|| {
+                        ComposeError::new(
+                            key(),
+                            format!(
+                                "expected `pull`, `push`, `mount` or `delete` under \
+                                 `ignore.actions`, got `{}`",
+                                name.escape_debug()
+                            ),
+                        )
+                    })
+                })
+                .collect();
+            Ok(made.with_ignored_actions(actions?))
+        })
+        .collect()
+}
+
+/// What is looked at to say whether the registry is well
+///
+/// # Errors
+///
+/// [`ComposeError`] for a URL that cannot be asked.
+pub fn health_options(health: &config::Health) -> Result<HealthOptions, ComposeError> {
+    let schedule = |pace: &config::Pace| Schedule {
+        interval: pace.interval,
+        threshold: pace.threshold,
+    };
+    let http: Result<Vec<HttpCheck>, ComposeError> = health
+        .http
+        .iter()
+        .map(|check| {
+            Ok(HttpCheck {
+                uri: check
+                    .url
+                    .expose()
+                    .parse::<Uri>()
+                    .map_err(|error| ComposeError::new("health.http.uri", error))?,
+                headers: check.headers.to_map(),
+                timeout: check.timeout,
+                status: check.status,
+                schedule: schedule(&check.pace),
+            })
+        })
+        .collect();
+    Ok(HealthOptions {
+        storage: health.storage.as_ref().map(|check| schedule(&check.pace)),
+        files: health
+            .files
+            .iter()
+            .map(|check| FileCheck {
+                file: check.path.clone(),
+                schedule: schedule(&check.pace),
+            })
+            .collect(),
+        http: http?,
+        tcp: health
+            .tcp
+            .iter()
+            .map(|check| TcpCheck {
+                addr: check.address.clone(),
+                timeout: check.timeout,
+                schedule: schedule(&check.pace),
+            })
+            .collect(),
+    })
+}
+
+/// When abandoned uploads go; `None` where they stay
+///
+/// Nothing is removed from a registry that is read-only: someone may be copying it.
+pub fn purge_schedule(storage: &config::Storage) -> Option<purge::Schedule> {
+    let purge = storage.purge.as_ref().filter(|_| !storage.read_only)?;
+    Some(purge::Schedule {
+        options: PurgeOptions::default()
+            .with_older_than(purge.age)
+            .with_dry_run(purge.dry_run),
+        interval: purge.interval,
+        ..purge::Schedule::default()
+    })
+}
+
+/// What is logged, and how
+pub fn log_options(log: &config::Log) -> LogOptions {
+    LogOptions {
+        level: log_level(log.level),
+        formatter: match log.formatter {
+            config::Formatter::Text => Formatter::Text,
+            config::Formatter::Json => Formatter::Json,
+            config::Formatter::Logstash => Formatter::Logstash,
+        },
+        fields: log
+            .fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect(),
+    }
+}
+
+/// How important a line must be to be written
+pub fn log_level(level: config::Level) -> Level {
+    match level {
+        config::Level::Error => Level::Error,
+        config::Level::Warn => Level::Warn,
+        config::Level::Info => Level::Info,
+        config::Level::Debug => Level::Debug,
+    }
+}
+
+/// How the operating system's certificate authorities are trusted
+///
+/// # Errors
+///
+/// [`ComposeError`] when there are none.
+pub fn trusted_by_the_system() -> Result<ClientConfig, ComposeError> {
+    let wrong = |error: &dyn Display| {
+        ComposeError::new(
+            "health.http",
+            format!("no certificate authorities are there to check `https` with: {error}"),
+        )
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(&error))?;
+    Ok(builder
+        .with_native_roots()
+        .map_err(|error| wrong(&error))?
+        .with_no_client_auth())
 }

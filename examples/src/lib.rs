@@ -2,11 +2,13 @@
 //!
 //! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with
 //! [`access_log`], [`logging`] and [`metrics`] to see it by, [`health`] to know how it is,
-//! [`debug`] for operators to ask, and [`purge`] to remove abandoned uploads. The binary itself
-//! parses arguments and prints; `examples/embed.rs` shows the registry inside a service of
-//! one's own.
+//! [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
+//! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
+//! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
+//! the registry inside a service of one's own.
 
 pub mod access_log;
+pub mod acme;
 pub mod compose;
 pub mod config;
 pub mod debug;
@@ -14,4 +16,8 @@ pub mod health;
 pub mod lines;
 pub mod logging;
 pub mod metrics;
+pub mod notifier;
 pub mod purge;
+pub mod reload;
+pub mod serve;
+pub mod watch;

@@ -47,6 +47,13 @@ use crate::respond::Failure;
 /// that no client was told of.
 #[async_trait]
 pub trait EventSink: fmt::Debug + Send + Sync + 'static {
+    /// Whether anybody wants events now; by default somebody does
+    ///
+    /// Asked at the beginning of each request. If nobody does, none are made.
+    fn is_listening(&self) -> bool {
+        true
+    }
+
     /// Whether there is room for the events of a change
     ///
     /// # Errors
@@ -154,7 +161,7 @@ impl Reporter {
         client: &Client,
         root: &Root,
     ) -> Self {
-        let Some(events) = events else {
+        let Some(events) = events.filter(|events| events.sink.is_listening()) else {
             return Self(None);
         };
         let header = |name| {

@@ -1,19 +1,15 @@
 //! `registry`: a container registry on a folder
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
-use registry_auth::AllowAll;
-use registry_examples::access_log::AccessLog;
-use registry_examples::compose;
-use registry_examples::config::{Config, Driver, listen_addresses, variables};
-use registry_http::server::{ServeOptions, serve};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use registry_auth::Password;
+use registry_auth::htpasswd::{Entry, File, LoadError};
+use registry_examples::config::{self, variables};
+use registry_examples::serve::{self, Source};
 
 /// A container registry on a folder, in distribution's layout
 #[derive(Parser)]
@@ -27,6 +23,18 @@ struct Arguments {
 enum Command {
     /// Serve a registry (also what happens without a command)
     Serve(ServeArguments),
+    /// Look at a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Add a user to a file of users, or change the password; it is read from standard input
+    Htpasswd(HtpasswdArguments),
+    /// Print the version
+    Version,
+    /// Print a script that completes commands in a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 #[derive(clap::Args, Default)]
@@ -41,6 +49,29 @@ struct ServeArguments {
     root: Option<PathBuf>,
 }
 
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print what would be in force, with secrets hidden, and what to know of it
+    Check {
+        /// The configuration file; without one, what the environment says
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(clap::Args)]
+struct HtpasswdArguments {
+    /// The file, which is made if it is not there
+    file: PathBuf,
+    /// The user
+    user: String,
+    /// How much work a password is to check, and to guess: twice as much for each step (4 to 17)
+    #[arg(long, default_value_t = Entry::DEFAULT_COST)]
+    cost: u32,
+    /// Remove the user instead
+    #[arg(long)]
+    delete: bool,
+}
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -52,22 +83,25 @@ fn main() -> ExitCode {
         Err(error) => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
-            eprintln!("{line}; see `registry serve --help`");
+            eprintln!("{line}; see `registry --help`");
             return ExitCode::from(2);
         }
     };
-    // Causes of server errors go to standard error; `RUST_LOG` chooses others.
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn")),
-        )
-        .with_writer(std::io::stderr)
-        .init();
-
-    let Command::Serve(arguments) = arguments
+    let command = arguments
         .command
         .unwrap_or_else(|| Command::Serve(ServeArguments::default()));
-    match run(arguments) {
+    let result = match command {
+        Command::Serve(arguments) => serve(arguments),
+        Command::Config(ConfigCommand::Check { file }) => check(file),
+        Command::Htpasswd(arguments) => htpasswd(&arguments),
+        Command::Version => print(&format!("registry {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "registry", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -76,97 +110,83 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: ServeArguments) -> Result<(), String> {
+fn serve(arguments: ServeArguments) -> Result<(), String> {
     let ServeArguments {
         config,
         listen,
         root,
     } = arguments;
-    let (mut config, warnings) =
-        Config::load(config.as_deref(), variables()).map_err(|error| error.to_string())?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    if let Some(listen) = listen {
-        config.http.listen = listen;
-    }
-    if let Some(root) = root {
-        config.storage.driver = Driver::Folder(root);
-    }
-    let addresses = listen_addresses(&config.http.listen).map_err(|error| error.to_string())?;
+    let source = Source {
+        path: config,
+        listen,
+        root,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    runtime.block_on(async {
-        // The address first: a second registry started by mistake then leaves the folder alone.
-        let listener = TcpListener::bind(&addresses[..]).await.map_err(|error| {
-            format!(
-                "cannot listen on `{}`: {error}; is another registry running? choose an address \
-                 with `--listen`",
-                config.http.listen
-            )
-        })?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| format!("cannot read the address that was bound: {error}"))?;
-        let store = compose::open_store(&config.storage.driver).map_err(|error| error.to_string())?;
-        let (log, writer) = AccessLog::new(std::io::stdout());
-        let service = compose::service(&config, store, Arc::new(AllowAll), Arc::new(log));
-        let shutdown = stop_signal()?;
-
-        // Not `println!`: a reader that has gone must not stop the registry.
-        let _ = writeln!(
-            std::io::stdout(),
-            "registry {version} listening on http://{address}\n\
-             storing in {storage}\n\
-             open to everyone who reaches this address\n\
-             try: docker pull alpine && docker tag alpine {host}/alpine && docker push {host}/alpine",
-            version = env!("CARGO_PKG_VERSION"),
-            storage = compose::describe_storage(&config.storage.driver),
-            host = reachable(address),
-        );
-        let stopped = serve(listener, service, ServeOptions::default(), shutdown).await;
-        if stopped.aborted > 0 {
-            eprintln!(
-                "stopped; {} connections were cut off in the middle of a transfer",
-                stopped.aborted
-            );
-        }
-        writer.join();
-        Ok(())
-    })
+    runtime
+        .block_on(serve::run(source))
+        .map_err(|error| error.to_string())
 }
 
-/// The address under which a client on this machine reaches the registry
-fn reachable(address: std::net::SocketAddr) -> String {
-    if address.ip().is_unspecified() {
-        format!("127.0.0.1:{}", address.port())
+fn check(file: Option<PathBuf>) -> Result<(), String> {
+    let text = config::check(file.as_deref(), variables()).map_err(|error| error.to_string())?;
+    print(&text)
+}
+
+fn htpasswd(arguments: &HtpasswdArguments) -> Result<(), String> {
+    let HtpasswdArguments {
+        file: path,
+        user,
+        cost,
+        delete,
+    } = arguments;
+    let file = match File::load(path) {
+        Ok(file) => file,
+        Err(LoadError::Missing { .. }) if !delete => File::default(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let known = file.contains(user);
+    let (file, done) = if *delete {
+        let without = file
+            .without(user)
+            .ok_or_else(|| format!("`{}` has no user `{user}`", path.display()))?;
+        (without, "removed from")
     } else {
-        address.to_string()
-    }
+        let entry = Entry::new(user, &read_password(user)?, *cost);
+        let file = file.with(entry.map_err(|error| error.to_string())?);
+        (file, if known { "changed in" } else { "added to" })
+    };
+    file.save(path).map_err(|error| error.to_string())?;
+    print(&format!("{user} {done} {}\n", path.display()))
 }
 
-/// Resolves at the first SIGTERM or SIGINT; at the second the process ends at once
-fn stop_signal() -> Result<impl Future<Output = ()>, String> {
-    let install = |kind| signal(kind).map_err(|error| format!("cannot wait for signals: {error}"));
-    let mut terminate = install(SignalKind::terminate())?;
-    let mut interrupt = install(SignalKind::interrupt())?;
-    Ok(async move {
-        either(&mut terminate, &mut interrupt).await;
-        eprintln!(
-            "stopping; running transfers are given time to finish, a second signal stops at once"
-        );
-        tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
-            std::process::exit(1);
-        });
-    })
+/// Reads a password: one line of standard input
+fn read_password(user: &str) -> Result<Password, String> {
+    let mut input = io::stdin().lock();
+    if input.is_terminal() {
+        // What is typed is seen: turning that off takes more than a password is worth here.
+        eprintln!("password of {user} (it is shown; or send it by a pipe):");
+    }
+    let mut bytes = Vec::new();
+    // One line, and a little more than the longest that is taken.
+    for byte in input.by_ref().take(4096).bytes() {
+        match byte.map_err(|error| format!("cannot read the password: {error}"))? {
+            b'\n' => break,
+            byte => bytes.push(byte),
+        }
+    }
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    String::from_utf8(bytes)
+        .map(Password::new)
+        .map_err(|_| "expected a password in UTF-8 on standard input".to_owned())
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+/// Prints; a reader that has gone is no error
+fn print(text: &str) -> Result<(), String> {
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
 }

@@ -298,6 +298,7 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     // Keys of our own.
     ("registry.manifestlimit", "8388608", Honoured),
     ("registry.trustedproxies", "[10.0.0.0/8]", Honoured),
+    ("registry.draindelay", "5s", Honoured),
     (
         "registry.notifications.outbox.directory",
         "/elsewhere",

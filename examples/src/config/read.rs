@@ -744,6 +744,9 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
+    if let Some(delay) = section.duration("draindelay")? {
+        own.drain_delay = delay;
+    }
     if let Some(interval) = section.section("reload").interval("interval")? {
         own.reload_interval = interval;
     }

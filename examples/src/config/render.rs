@@ -439,6 +439,7 @@ fn own(config: &Config) -> Out {
     Out::map([
         ("manifestlimit", Out::number(own.manifest_limit as u64)),
         ("trustedproxies", Out::List(proxies.collect())),
+        ("draindelay", Out::duration(own.drain_delay)),
         (
             "notifications",
             Out::map([(

@@ -506,6 +506,9 @@ pub struct Own {
     /// Whose `Forwarded` and `X-Forwarded-…` headers are believed; loopback, because only what
     /// runs on this machine is known to be ours
     pub trusted_proxies: Vec<IpNet>,
+    /// How long connections are still taken once the registry is told to stop and says that it
+    /// is not ready any more; 0, which suits where nobody asks
+    pub drain_delay: Duration,
     /// Where undelivered events wait
     pub outbox: Outbox,
     /// How often files that may change are looked at; 10 s is soon enough for a certificate and
@@ -525,6 +528,7 @@ impl Default for Own {
         Self {
             manifest_limit: LEAST_MANIFEST_LIMIT,
             trusted_proxies: loopback.to_vec(),
+            drain_delay: Duration::ZERO,
             outbox: Outbox::default(),
             reload_interval: Duration::from_secs(10),
         }

@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::Path;
+use std::task::{Context, Waker};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use registry_core::event::{ActorRecord, EventAction, RequestRecord, SourceRecord, Target};
 
@@ -199,20 +201,20 @@ async fn segments_that_all_have_passed_are_deleted() {
 async fn many_requests_share_a_sync() {
     let base = tempfile::tempdir().unwrap();
     let outbox = open(base.path(), &["a"]);
-    let mut appends: Vec<_> = (0..200)
-        .map(|id| {
-            let outbox = &outbox;
-            Box::pin(async move { outbox.append(&[push(id)]).await })
-        })
-        .collect();
+    let mut appends = join_all((0..200).map(|id| {
+        let outbox = &outbox;
+        async move { outbox.append(&[push(id)]).await }
+    }));
     {
         // The writer cannot go on, as if the disk were slow, while all requests come.
         let _state = outbox.shared.state();
-        for append in &mut appends {
-            assert!(futures::poll!(append).is_pending());
-        }
+        assert!(
+            appends
+                .poll_unpin(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
     }
-    for result in join_all(appends).await {
+    for result in appends.await {
         result.unwrap();
     }
     assert_eq!(waiting(&outbox, "a").await, ids(0..200));

@@ -3,6 +3,7 @@
 mod delivery;
 mod operations;
 mod receiver;
+mod secrets;
 mod tls;
 
 use std::time::Duration;

@@ -5,7 +5,9 @@
 //! `tower_service::Service`, over any body type; it needs a tokio runtime with timers. A
 //! request goes one way through it: `route` makes an [`Operation`](registry_core::Operation),
 //! the authenticator identifies who asks, the policy decides, the store performs, one table
-//! turns the outcome into status and headers, and the [`Observer`] learns of it.
+//! turns the outcome into status and headers, and the [`Observer`] learns of it. What was pulled,
+//! pushed, mounted or deleted is told to an [`EventSink`], such as the [`Notifier`] of
+//! [`notifications`].
 //!
 //! There is no default for who may do what: whoever builds a service names an authenticator
 //! and a policy.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -29,6 +29,9 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// How much of an answer is read so that its connection can be used again
 const ANSWER: usize = 64 * 1024;
+
+/// For how long it is read, while the next events wait
+const ANSWER_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The first pause after a failure; it doubles up to the endpoint's backoff
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -169,8 +172,8 @@ impl Delivery {
         let count = events.len() as u64;
         let counters = self.outbox.counters(self.endpoint.name());
         let timeout = self.endpoint.timeout();
-        let status = match tokio::time::timeout(timeout, self.post(events)).await {
-            Ok(Ok(status)) => status,
+        let response = match tokio::time::timeout(timeout, self.post(events)).await {
+            Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 counters.unanswered(count);
                 return Err(AttemptError::Sending(error));
@@ -180,15 +183,19 @@ impl Delivery {
                 return Err(AttemptError::Timeout(timeout));
             }
         };
+        let status = response.status();
         let result = verdict(status);
         counters.answered(status, result.is_ok(), count);
+        // The verdict is in. What still comes is only read so that the connection can be kept.
+        let rest = Limited::new(response.into_body(), ANSWER).collect();
+        let _ = tokio::time::timeout(ANSWER_PATIENCE, rest).await;
         result
     }
 
     async fn post(
         &self,
         events: &[Vec<u8>],
-    ) -> Result<StatusCode, hyper_util::client::legacy::Error> {
+    ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
         let mut request = Request::post(self.endpoint.url().clone())
             .body(Full::new(envelope(events)))
             .unwrap_or_default();
@@ -200,17 +207,8 @@ impl Delivery {
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         // Those of the configuration take the place of ours.
         headers.extend(self.endpoint.headers().clone());
-        let response = self.client.request(request).await?;
-        let status = response.status();
-        // The verdict is in; what follows only decides whether the connection can be kept, and
-        // nobody waits for it.
-        tokio::spawn(drain(response.into_body(), self.endpoint.timeout()));
-        Ok(status)
+        self.client.request(request).await
     }
-}
-
-async fn drain(body: Incoming, timeout: Duration) {
-    let _ = tokio::time::timeout(timeout, Limited::new(body, ANSWER).collect()).await;
 }
 
 /// What a status means

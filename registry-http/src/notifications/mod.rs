@@ -49,6 +49,9 @@ const DISK_LIMIT: u64 = 64 * 1024 * 1024;
 /// How many bytes of events are kept in memory by default: some 10,000 events
 const MEMORY_LIMIT: u64 = 8 * 1024 * 1024;
 
+/// Less than this is no outbox: every second change would be refused
+const MIN_LIMIT: u64 = 16 * 1024;
+
 /// How often the folders of processes that are gone are looked for
 const ADOPT_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -91,7 +94,7 @@ pub struct NotifierOptions {
     pub folder: Option<PathBuf>,
     /// How many bytes of events are kept; by default 64 MiB on disk, 8 MiB in memory
     ///
-    /// It can be exceeded by the events of changes that are under way when it is reached.
+    /// At least 16 KiB. It can be exceeded by the events of changes that are under way when it is reached.
     pub limit: Option<u64>,
     /// What happens when the events of changes reach the limit; by default changes are refused
     pub when_full: WhenFull,
@@ -245,6 +248,7 @@ impl Notifier {
         let endpoints = enabled(endpoints)?;
         let durable = folder.is_some();
         let limit = limit.unwrap_or(if durable { DISK_LIMIT } else { MEMORY_LIMIT });
+        let limit = limit.max(MIN_LIMIT);
         let shown = folder.clone().unwrap_or_default();
         let outbox_options = OutboxOptions {
             folder,
@@ -452,7 +456,7 @@ async fn stop(running: &mut Running) {
 }
 
 async fn adopt(outbox: Arc<Outbox>, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
+    let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -147,8 +147,12 @@ impl Folder {
             if Some(path.as_path()) == own {
                 continue;
             }
-            if let Some(folder) = Self::try_lock(path)? {
-                folders.push(folder);
+            match Self::try_lock(path.clone()) {
+                Ok(folder) => folders.extend(folder),
+                // One folder that is out of order keeps nobody from the others.
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, folder = %path.display(), "it cannot be found out whether a process has this folder of events");
+                }
             }
         }
         Ok(folders)
@@ -214,10 +218,20 @@ impl Folder {
         let bytes = fs::read(&path)?;
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let segment = contents.segments.len();
-        let mut at = if bytes.starts_with(MAGIC) {
+        let start = &bytes[..bytes.len().min(MAGIC.len())];
+        let mut at = if start == MAGIC {
             MAGIC.len()
-        } else {
+        } else if MAGIC.starts_with(start) || start.iter().all(|byte| *byte == 0) {
+            // A crash came before the first record.
             0
+        } else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "`{}` is no file of events that this version can read: start the version that wrote it until all is delivered, or move the file away",
+                    path.display()
+                ),
+            ));
         };
         while at > 0
             && let Some(record) = decode(&bytes[at..])

@@ -266,7 +266,13 @@ impl Outbox {
             return Ok(0);
         };
         for folder in Folder::abandoned(own)? {
-            adopted += self.adopt_folder(folder)?;
+            let path = folder.path().to_owned();
+            match self.adopt_folder(folder) {
+                Ok(events) => adopted += events,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, folder = %path.display(), "the events that another process left cannot be taken over yet");
+                }
+            }
         }
         Ok(adopted)
     }

@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::Path;
+use std::task::{Context, Waker};
 
+use futures::FutureExt;
 use futures::future::join_all;
 use registry_core::event::{ActorRecord, EventAction, RequestRecord, SourceRecord, Target};
 
@@ -162,6 +164,36 @@ async fn what_was_half_written_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_file_of_another_version_is_left_alone() {
+    let base = tempfile::tempdir().unwrap();
+    let outbox = open(base.path(), &["a"]);
+    outbox.append(&[push(0)]).await.unwrap();
+    let segment = segments(&outbox).remove(0);
+    outbox.close().await;
+    let newer = b"events2\n and more";
+    fs::write(&segment, newer).unwrap();
+    let error = Outbox::open(&options(Some(base.path())), &[]).unwrap_err();
+    assert!(error.to_string().contains("move the file away"), "{error}");
+
+    let other = tempfile::tempdir().unwrap();
+    let serving = open(other.path(), &["a"]);
+    let left = other.path().join("left");
+    fs::rename(segment.parent().unwrap(), &left).unwrap();
+    assert_eq!(serving.adopt().unwrap(), 0);
+    assert_eq!(
+        fs::read(left.join(segment.file_name().unwrap())).unwrap(),
+        newer
+    );
+
+    // What a crash before the first record leaves is none.
+    for torn in [&b""[..], b"eve", &[0; 30]] {
+        fs::write(left.join(segment.file_name().unwrap()), torn).unwrap();
+        let contents = Folder::claim(other.path()).unwrap().load().unwrap();
+        assert_eq!((contents.segments.len(), contents.events.len()), (1, 0));
+    }
+}
+
+#[tokio::test]
 async fn without_cursors_all_is_sent_again() {
     let base = tempfile::tempdir().unwrap();
     let outbox = open(base.path(), &["a"]);
@@ -199,20 +231,20 @@ async fn segments_that_all_have_passed_are_deleted() {
 async fn many_requests_share_a_sync() {
     let base = tempfile::tempdir().unwrap();
     let outbox = open(base.path(), &["a"]);
-    let mut appends: Vec<_> = (0..200)
-        .map(|id| {
-            let outbox = &outbox;
-            Box::pin(async move { outbox.append(&[push(id)]).await })
-        })
-        .collect();
+    let mut appends = join_all((0..200).map(|id| {
+        let outbox = &outbox;
+        async move { outbox.append(&[push(id)]).await }
+    }));
     {
         // The writer cannot go on, as if the disk were slow, while all requests come.
         let _state = outbox.shared.state();
-        for append in &mut appends {
-            assert!(futures::poll!(append).is_pending());
-        }
+        assert!(
+            appends
+                .poll_unpin(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
     }
-    for result in join_all(appends).await {
+    for result in appends.await {
         result.unwrap();
     }
     assert_eq!(waiting(&outbox, "a").await, ids(0..200));

@@ -116,6 +116,7 @@ impl Writer {
                 match command {
                     Command::Append { drafts, done } => appends.push((drafts, done)),
                     Command::Probe { done } => {
+                        self.append(std::mem::take(&mut appends));
                         let result = self.probe();
                         let _ = done.send(result.map_err(EventSinkError::Failed));
                     }

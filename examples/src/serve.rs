@@ -160,7 +160,7 @@ async fn serve_with(
     let readiness = Readiness::default();
     let trusted = health_options
         .needs_tls()
-        .then(|| compose::trusted_by_the_system())
+        .then(compose::trusted_by_the_system)
         .transpose()?;
     let health = Health::start(
         health_options,

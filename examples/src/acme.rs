@@ -386,10 +386,13 @@ impl Inner {
             );
             challenge.set_ready().await?;
         }
-        if order.poll_ready(&retries).await? != OrderStatus::Ready {
+        let polled = order.poll_ready(&retries).await;
+        if order.state().status == OrderStatus::Invalid {
+            // The order itself says less than what each name has to say.
             let reason = refusal(&mut order).await?;
             return Err(OrderError::Refused { reason });
         }
+        polled?;
         let key = order.finalize().await?;
         let chain = order.poll_certificate(&retries).await?;
         let usable = Usable::new(&chain, &key, &self.provider).map_err(OrderError::Unusable)?;
@@ -503,8 +506,12 @@ fn challenge_key(
     let certificate = params.self_signed(&key)?;
     let key = PrivateKeyDer::try_from(key.serialize_der())
         .map_err(|reason| OrderError::Unusable(reason.to_owned()))?;
-    CertifiedKey::from_der(vec![certificate.der().clone()], key, provider)
-        .map_err(|error| OrderError::Unusable(error.to_string()))
+    // Without rustls' comparison of the two: it does not read certificates with this extension.
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| OrderError::Unusable(error.to_string()))?;
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
 /// A certificate with its key and its time

@@ -234,12 +234,11 @@ impl Identity {
                 path: key_path.to_owned(),
                 source,
             })?;
-        let matches = |chain| match CertifiedKey::new(chain, key.clone()).keys_match() {
-            // Where the provider cannot tell, the handshake will.
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
-                true
-            }
-            Err(_) => false,
+        // Where rustls cannot tell, clients will.
+        let matches = |chain| {
+            let result = CertifiedKey::new(chain, key.clone()).keys_match();
+            let mismatch = rustls::InconsistentKeys::KeyMismatch;
+            result != Err(rustls::Error::InconsistentKeys(mismatch))
         };
         if !matches(chain.clone()) {
             let belongs_to = chain.iter().position(|other| matches(vec![other.clone()]));

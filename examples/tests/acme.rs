@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use registry_auth::{AllowAll, Anyone};
 use registry_examples::acme::{Acme, AcmeError, AcmeOptions};
-use registry_http::{Listener, RegistryService, ServeOptions, Tls, serve};
+use registry_http::{Listener, RegistryService, ServeOptions, Stopped, Tls, serve};
 use registry_storage::{Memory, Store};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
@@ -24,6 +24,7 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 const HOST: &str = "registry.example.test";
@@ -112,7 +113,9 @@ fn what_cannot_lead_to_a_certificate_is_refused_at_once() {
 
 /// Processes of Pebble, which end with the test
 struct Pebble {
+    programs: (PathBuf, PathBuf),
     children: Vec<Child>,
+    names: SocketAddr,
     folder: TempDir,
     address: SocketAddr,
     management: SocketAddr,
@@ -126,7 +129,7 @@ impl Drop for Pebble {
 
 impl Pebble {
     fn stop(&mut self) {
-        for child in &mut self.children {
+        for mut child in self.children.drain(..) {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -158,7 +161,7 @@ fn free_address() -> SocketAddr {
 impl Pebble {
     /// Pebble that validates on `validated`, and gives certificates for `seconds`
     async fn start(validated: SocketAddr, seconds: u64) -> Option<Self> {
-        let (pebble, dns) = (find("pebble")?, find("pebble-challtestsrv")?);
+        let programs = (find("pebble")?, find("pebble-challtestsrv")?);
         let folder = TempDir::new().unwrap();
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         params.is_ca = IsCa::ExplicitNoCa;
@@ -184,42 +187,49 @@ impl Pebble {
             "tlsPort": validated.port(),
             "certificateValidityPeriod": seconds,
         }});
-        let config = file("config.json", config.to_string());
-        let quiet = |command: &mut Command| {
-            let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-            command.spawn().unwrap()
-        };
-        let children = vec![
-            quiet(
-                Command::new(dns)
-                    .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""])
-                    .args(["-dns01", &names.to_string()])
-                    .args(["-management", &free_address().to_string()])
-                    .args(["-http01", "", "-https01", "", "-tlsalpn01", ""]),
-            ),
-            quiet(
-                Command::new(pebble)
-                    .env("PEBBLE_VA_NOSLEEP", "1")
-                    .arg("-config")
-                    .arg(config)
-                    .args(["-dnsserver", &names.to_string()]),
-            ),
-        ];
-        let pebble = Self {
-            children,
+        file("config.json", config.to_string());
+        let mut pebble = Self {
+            programs,
+            children: Vec::new(),
+            names,
             folder,
             address,
             management,
         };
+        pebble.run().await;
+        Some(pebble)
+    }
+
+    /// Starts the processes; they know nothing of what was before
+    async fn run(&mut self) {
+        let quiet = |command: &mut Command| {
+            let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let (pebble, dns) = &self.programs;
+        let names = self.names.to_string();
+        self.children.push(quiet(
+            Command::new(dns)
+                .args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""])
+                .args(["-dns01", &names])
+                .args(["-management", &free_address().to_string()])
+                .args(["-http01", "", "-https01", "", "-tlsalpn01", ""]),
+        ));
+        self.children.push(quiet(
+            Command::new(pebble)
+                .env("PEBBLE_VA_NOSLEEP", "1")
+                .arg("-config")
+                .arg(self.folder.path().join("config.json"))
+                .args(["-dnsserver", &names]),
+        ));
         within(async {
-            for address in [names, management] {
+            for address in [self.names, self.management] {
                 while TcpStream::connect(address).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
         })
         .await;
-        Some(pebble)
     }
 
     fn options(&self, cache: &Path) -> AcmeOptions {
@@ -282,12 +292,54 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-fn spawn(listener: TcpListener, acme: &Acme) {
+fn spawn(listener: TcpListener, acme: &Acme) -> JoinHandle<Stopped> {
     let store = Store::new(Arc::new(Memory::new()));
     let service = RegistryService::builder(store, Arc::new(Anyone), Arc::new(AllowAll)).build();
     let listener = Listener::from(listener).with_tls(Tls::open(acme.tls_options()).unwrap());
     let options = ServeOptions::default();
-    tokio::spawn(serve(listener, service, options, std::future::pending()));
+    tokio::spawn(serve(listener, service, options, std::future::pending()))
+}
+
+/// When the first certificate expires, once there is one
+async fn ordered(acme: &Acme) -> SystemTime {
+    within(async {
+        loop {
+            match acme.expires() {
+                Some(at) => break at,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_account_that_the_server_lost_is_made_again() {
+    let (listener, address) = listener().await;
+    let Some(mut pebble) = Pebble::start(address, 3600).await else {
+        return;
+    };
+    let cache = TempDir::new().unwrap();
+    let acme = Acme::open(pebble.options(cache.path())).unwrap();
+    let serving = spawn(listener, &acme);
+    let running = tokio::spawn(acme.clone().run());
+    ordered(&acme).await;
+    running.abort();
+    serving.abort();
+    let _ = serving.await;
+    let account = || fs::read(cache.path().join("account.json")).unwrap();
+    let before = account();
+
+    // Pebble keeps nothing.
+    pebble.stop();
+    pebble.run().await;
+    fs::remove_file(cache.path().join("certificate.json")).unwrap();
+    let acme = Acme::open(pebble.options(cache.path())).unwrap();
+    spawn(TcpListener::bind(address).await.unwrap(), &acme);
+    let running = tokio::spawn(acme.clone().run());
+    ordered(&acme).await;
+    running.abort();
+    assert_ne!(account(), before);
 }
 
 #[tokio::test]
@@ -301,15 +353,7 @@ async fn a_certificate_is_ordered_served_kept_and_renewed() {
     let acme = Acme::open(pebble.options(&folder)).unwrap();
     spawn(listener, &acme);
     let running = tokio::spawn(acme.clone().run());
-    let ordered = within(async {
-        loop {
-            match acme.expires() {
-                Some(at) => break at,
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    })
-    .await;
+    let ordered = ordered(&acme).await;
     let root = pebble.root().await;
     let (first, response) = get(address, HOST, &root, "/v2/").await.unwrap();
     assert!(response.starts_with("HTTP/1.0 200 OK"), "{response}");

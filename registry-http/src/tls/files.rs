@@ -136,7 +136,14 @@ pub enum TlsError {
     #[error("these TLS settings do not go together: {0}")]
     Settings(rustls::Error),
     /// A file cannot be read
-    #[error("cannot read the {file} `{}`: {source}", path.display())]
+    #[error(
+        "cannot read the {file} `{}`: {source}{}",
+        path.display(),
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => "; let the user that this process runs as read it",
+            _ => "",
+        }
+    )]
     Unreadable {
         /// What the file is for
         file: TlsFile,
@@ -419,4 +426,23 @@ fn nothing_useful(file: TlsFile, path: &Path, text: &[u8]) -> TlsError {
 fn contains(text: &[u8], part: &str) -> bool {
     text.windows(part.len())
         .any(|window| window == part.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_not_be_read_comes_with_advice() {
+        // Tests may run as a user who may read everything.
+        let error = TlsError::Unreadable {
+            file: TlsFile::Key,
+            path: "tls.key".into(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot read the key file `tls.key`: permission denied; let the user that this process runs as read it"
+        );
+    }
 }

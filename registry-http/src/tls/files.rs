@@ -74,7 +74,7 @@ pub enum TlsError {
     },
     /// A key is of a kind that is not supported, or damaged
     #[error(
-        "the key in `{}` cannot be used: {source}; expected an RSA, ECDSA (P-256, P-384, P-521) or Ed25519 key",
+        "the key in `{}` cannot be used; expected an undamaged RSA (at least 2048 bits), ECDSA (P-256, P-384, P-521) or Ed25519 key",
         path.display()
     )]
     BadKey {

@@ -22,8 +22,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse, ChallengeType,
-    HttpClient, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AccountBuilder, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse,
+    ChallengeType, HttpClient, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use registry_http::TlsOptions;
@@ -250,11 +250,13 @@ impl Acme {
             let ordered = tokio::time::timeout(PATIENCE, inner.order()).await;
             inner.challenges.clear();
             let failure = match ordered {
-                Ok(Ok(())) => {
+                Ok(Ok(())) if !inner.until_renewal(SystemTime::now()).is_zero() => {
                     tracing::info!(%hosts, "a new certificate is in force");
                     retry = FIRST_RETRY;
                     continue;
                 }
+                // Or it would be ordered again and again, until the server has enough.
+                Ok(Ok(())) => OrderError::Old,
                 Ok(Err(failure)) => failure,
                 Err(_) => OrderError::Slow,
             };
@@ -289,6 +291,8 @@ enum OrderError {
     NoChallenge { host: String },
     #[error("the ACME server did not accept that we are {reason}")]
     Refused { reason: String },
+    #[error("the certificate is due for renewal already; is the clock of this machine right?")]
+    Old,
     #[error("the ACME server took too long")]
     Slow,
     #[error("cannot make the certificate for a challenge: {0}")]
@@ -313,6 +317,9 @@ struct CachedAccount {
     email: Option<String>,
     credentials: AccountCredentials,
 }
+
+/// What a server says that has lost our account, or closed it (RFC 8555, section 6.7)
+const NO_SUCH_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
 const CERTIFICATE_FILE: &str = "certificate.json";
 const ACCOUNT_FILE: &str = "account.json";
@@ -359,10 +366,19 @@ impl Inner {
     }
 
     async fn order(&self) -> Result<(), OrderError> {
-        let account = self.account().await?;
         let hosts = self.options.hosts.iter();
         let identifiers: Vec<_> = hosts.cloned().map(Identifier::Dns).collect();
-        let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
+        let wanted = NewOrder::new(&identifiers);
+        let ordered = self.account().await?.new_order(&wanted).await;
+        let mut order = match ordered {
+            Err(instant_acme::Error::Api(problem))
+                if problem.r#type.as_deref() == Some(NO_SUCH_ACCOUNT) =>
+            {
+                tracing::warn!("the ACME server does not know our account any more");
+                self.new_account().await?.new_order(&wanted).await?
+            }
+            ordered => ordered?,
+        };
         let retries = RetryPolicy::new().timeout(PATIENCE);
 
         let mut authorizations = order.authorizations();
@@ -386,10 +402,13 @@ impl Inner {
             );
             challenge.set_ready().await?;
         }
-        if order.poll_ready(&retries).await? != OrderStatus::Ready {
+        let polled = order.poll_ready(&retries).await;
+        if order.state().status == OrderStatus::Invalid {
+            // The order itself says less than what each name has to say.
             let reason = refusal(&mut order).await?;
             return Err(OrderError::Refused { reason });
         }
+        polled?;
         let key = order.finalize().await?;
         let chain = order.poll_certificate(&retries).await?;
         let usable = Usable::new(&chain, &key, &self.provider).map_err(OrderError::Unusable)?;
@@ -408,19 +427,21 @@ impl Inner {
 
     /// The account of the cache, or a new one
     async fn account(&self) -> Result<Account, OrderError> {
-        let AcmeOptions {
-            cache,
-            email,
-            directory,
-            ..
-        } = &self.options;
-        let builder = || Account::builder_with_http(Box::new(Http(self.client.clone())));
-        if let Some(cached) = read::<CachedAccount>(&cache.join(ACCOUNT_FILE))
-            && cached.directory == *directory
-            && cached.email == *email
+        let options = &self.options;
+        if let Some(cached) = read::<CachedAccount>(&options.cache.join(ACCOUNT_FILE))
+            && cached.directory == options.directory
+            && cached.email == options.email
         {
-            return Ok(builder().from_credentials(cached.credentials).await?);
+            let credentials = cached.credentials;
+            return Ok(self.account_builder().from_credentials(credentials).await?);
         }
+        self.new_account().await
+    }
+
+    async fn new_account(&self) -> Result<Account, OrderError> {
+        let AcmeOptions {
+            email, directory, ..
+        } = &self.options;
         let contact = email.as_ref().map(|email| format!("mailto:{email}"));
         let contact: Vec<_> = contact.iter().map(String::as_str).collect();
         let new = NewAccount {
@@ -428,7 +449,10 @@ impl Inner {
             terms_of_service_agreed: true,
             only_return_existing: false,
         };
-        let (account, credentials) = builder().create(&new, directory.clone(), None).await?;
+        let (account, credentials) = self
+            .account_builder()
+            .create(&new, directory.clone(), None)
+            .await?;
         self.keep(
             ACCOUNT_FILE,
             &CachedAccount {
@@ -438,6 +462,10 @@ impl Inner {
             },
         )?;
         Ok(account)
+    }
+
+    fn account_builder(&self) -> AccountBuilder {
+        Account::builder_with_http(Box::new(Http(self.client.clone())))
     }
 
     /// Writes a file of the cache, whole or not at all, for nobody else to read
@@ -503,8 +531,12 @@ fn challenge_key(
     let certificate = params.self_signed(&key)?;
     let key = PrivateKeyDer::try_from(key.serialize_der())
         .map_err(|reason| OrderError::Unusable(reason.to_owned()))?;
-    CertifiedKey::from_der(vec![certificate.der().clone()], key, provider)
-        .map_err(|error| OrderError::Unusable(error.to_string()))
+    // Without rustls' comparison of the two: it does not read certificates with this extension.
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| OrderError::Unusable(error.to_string()))?;
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
 /// A certificate with its key and its time

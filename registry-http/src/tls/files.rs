@@ -74,7 +74,7 @@ pub enum TlsError {
     },
     /// A key is of a kind that is not supported, or damaged
     #[error(
-        "the key in `{}` cannot be used: {source}; expected an RSA, ECDSA (P-256, P-384, P-521) or Ed25519 key",
+        "the key in `{}` cannot be used; expected an undamaged RSA (at least 2048 bits), ECDSA (P-256, P-384, P-521) or Ed25519 key",
         path.display()
     )]
     BadKey {
@@ -136,7 +136,14 @@ pub enum TlsError {
     #[error("these TLS settings do not go together: {0}")]
     Settings(rustls::Error),
     /// A file cannot be read
-    #[error("cannot read the {file} `{}`: {source}", path.display())]
+    #[error(
+        "cannot read the {file} `{}`: {source}{}",
+        path.display(),
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => "; let the user that this process runs as read it",
+            _ => "",
+        }
+    )]
     Unreadable {
         /// What the file is for
         file: TlsFile,
@@ -234,12 +241,11 @@ impl Identity {
                 path: key_path.to_owned(),
                 source,
             })?;
-        let matches = |chain| match CertifiedKey::new(chain, key.clone()).keys_match() {
-            // Where the provider cannot tell, the handshake will.
-            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
-                true
-            }
-            Err(_) => false,
+        // Where rustls cannot tell, clients will.
+        let matches = |chain| {
+            let result = CertifiedKey::new(chain, key.clone()).keys_match();
+            let mismatch = rustls::InconsistentKeys::KeyMismatch;
+            result != Err(rustls::Error::InconsistentKeys(mismatch))
         };
         if !matches(chain.clone()) {
             let belongs_to = chain.iter().position(|other| matches(vec![other.clone()]));
@@ -420,4 +426,23 @@ fn nothing_useful(file: TlsFile, path: &Path, text: &[u8]) -> TlsError {
 fn contains(text: &[u8], part: &str) -> bool {
     text.windows(part.len())
         .any(|window| window == part.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_not_be_read_comes_with_advice() {
+        // Tests may run as a user who may read everything.
+        let error = TlsError::Unreadable {
+            file: TlsFile::Key,
+            path: "tls.key".into(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot read the key file `tls.key`: permission denied; let the user that this process runs as read it"
+        );
+    }
 }

@@ -190,11 +190,12 @@ impl Tls {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let loaded = Loaded::load(&self.inner.options)?;
-        if loaded.is_same(&self.inner.loaded.load()) {
-            return Ok(Reloaded::Unchanged);
-        }
-        self.inner.loaded.store(Arc::new(loaded));
-        Ok(Reloaded::Changed)
+        // Also when it is the same: what there is to warn of may have changed.
+        let before = self.inner.loaded.swap(Arc::new(loaded));
+        Ok(match self.inner.loaded.load().is_same(&before) {
+            true => Reloaded::Unchanged,
+            false => Reloaded::Changed,
+        })
     }
 
     /// The files that [`Tls::reload`] reads
@@ -314,7 +315,8 @@ pub struct TlsReloadError(#[from] pub TlsError);
 
 /// The certificate that a client showed, and that verified
 ///
-/// [`serve`](crate::serve) adds it to the extensions of each request of such a client.
+/// [`serve`](crate::serve) adds it to the extensions of each request of such a client. One whose
+/// subject cannot be read is as good as none.
 #[derive(Clone, Debug)]
 pub struct ClientCertificate {
     inner: Arc<Shown>,

@@ -154,10 +154,11 @@ fn a_key_that_everybody_can_read_is_warned_about() {
 
     let authority = Authority::new();
     let options = authority.options();
+    let tls = Tls::open(options).unwrap();
     for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
         let permissions = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(authority.path("tls.key"), permissions).unwrap();
-        let tls = Tls::open(options.clone()).unwrap();
+        tls.reload().unwrap();
         let warnings = tls.warnings(std::time::SystemTime::now());
         assert_eq!(warnings.len(), usize::from(warned), "{mode:o}");
         for warning in warnings {

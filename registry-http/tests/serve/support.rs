@@ -4,10 +4,12 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{Ready, ready};
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use http::{Request, Response, Version};
 use http_body::Frame;
 use http_body_util::combinators::BoxBody;
@@ -47,50 +49,66 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// The other end of the next `/long`
+    /// The other end of the next `/long`, whose response begins with the first that is sent
     pub(crate) fn long(&self) -> mpsc::UnboundedSender<Bytes> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.long.lock().unwrap() = Some(receiver);
         sender
+    }
+
+    /// Waits until somebody has asked for `/long`
+    pub(crate) async fn asked(&self) {
+        within(async {
+            while self.long.lock().unwrap().is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 }
 
 impl Service<Request<Incoming>> for Probe {
     type Response = Response<BoxBody<Bytes, Infallible>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let extensions = request.extensions();
-        let body = if request.uri().path() == "/long" {
-            let mut parts = self.long.lock().unwrap().take().unwrap();
-            StreamBody::new(futures::stream::poll_fn(move |cx| {
-                parts
-                    .poll_recv(cx)
-                    .map(|part| part.map(|part| Ok(Frame::data(part))))
-            }))
-            .boxed()
-        } else {
-            let mut text = format!("{:?}", request.version());
-            if extensions.get::<RemoteAddr>().is_some() {
-                text.push_str(" tcp");
-            }
-            if extensions.get::<UnixPeer>().is_some() {
-                text.push_str(" unix");
-            }
-            if extensions.get::<OverTls>().is_some() {
-                text.push_str(" tls");
-            }
-            if let Some(certificate) = extensions.get::<ClientCertificate>() {
-                let name = certificate.common_name().unwrap();
-                assert!(certificate.subject().contains(name));
-                assert_eq!(certificate.chain().count(), 1);
-                text.push_str(&format!(" {name}"));
-            }
-            Full::from(text).boxed()
-        };
-        ready(Ok(Response::new(body)))
+        if request.uri().path() != "/long" {
+            let body = Full::from(describe(&request)).boxed();
+            return Box::pin(async { Ok(Response::new(body)) });
+        }
+        let mut parts = self.long.lock().unwrap().take().unwrap();
+        Box::pin(async move {
+            let mut first = parts.recv().await;
+            let parts = futures::stream::poll_fn(move |cx| match first.take() {
+                Some(part) => Poll::Ready(Some(part)),
+                None => parts.poll_recv(cx),
+            });
+            let body = StreamBody::new(parts.map(|part| Ok(Frame::data(part))));
+            Ok(Response::new(BodyExt::boxed(body)))
+        })
     }
+}
+
+fn describe(request: &Request<Incoming>) -> String {
+    let extensions = request.extensions();
+    let mut text = format!("{:?}", request.version());
+    if extensions.get::<RemoteAddr>().is_some() {
+        text.push_str(" tcp");
+    }
+    if extensions.get::<UnixPeer>().is_some() {
+        text.push_str(" unix");
+    }
+    if extensions.get::<OverTls>().is_some() {
+        text.push_str(" tls");
+    }
+    if let Some(certificate) = extensions.get::<ClientCertificate>() {
+        let name = certificate.common_name().unwrap();
+        assert!(certificate.subject().contains(name));
+        assert_eq!(certificate.chain().count(), 1);
+        text.push_str(&format!(" {name}"));
+    }
+    text
 }
 
 /// A server of a [`Probe`]
@@ -314,29 +332,18 @@ where
     within(sender.send_request(request)).await
 }
 
-/// A client for HTTP/2
-pub(crate) async fn client2<I>(io: I) -> hyper::Result<http2::SendRequest<Empty<Bytes>>>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-pub(crate) fn request2(path: &str) -> Request<Empty<Bytes>> {
-    Request::get(format!("https://localhost{path}"))
-        .version(Version::HTTP_2)
-        .body(Empty::new())
-        .unwrap()
-}
-
 /// A request over HTTP/2
 pub(crate) async fn get2<I>(io: I, path: &str) -> hyper::Result<Response<Incoming>>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    within(client2(io).await?.send_request(request2(path))).await
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
+    tokio::spawn(connection);
+    let request = Request::get(format!("https://localhost{path}"))
+        .version(Version::HTTP_2)
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    within(sender.send_request(request)).await
 }
 
 pub(crate) async fn text(response: Response<Incoming>) -> String {

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use registry_auth::{
-    Access, AllowAll, AuthenticateError, Authenticator, Credentials, Policy, Principal,
+    Access, AllowAll, AuthenticateError, Authenticator, ChallengeReason, Credentials, Policy,
+    Principal,
 };
 use registry_core::Digest;
 use registry_core::event::{Event, SourceRecord};
@@ -80,7 +81,7 @@ impl Authenticator for Ada {
         Ok(Principal::User { name: "ada".into() })
     }
 
-    fn challenge(&self, _: &[Access]) -> Option<String> {
+    fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
         None
     }
 }

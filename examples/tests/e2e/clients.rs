@@ -120,15 +120,7 @@ fn podman() {
         return;
     };
     let home = Home::new();
-    let podman = |arguments: &[&str]| -> Command {
-        let mut command = storage_command(&home, &program);
-        command
-            .arg("--tmpdir")
-            .arg(home.path("run/libpod"))
-            .args(["--cgroup-manager=cgroupfs", "--events-backend=none"])
-            .args(arguments);
-        command
-    };
+    let podman = |arguments: &[&str]| podman_command(&home, &program, arguments);
     let root = TempDir::new().expect("a folder");
     let server = Server::ours(root.path());
     let address = server.address.as_str();
@@ -306,6 +298,17 @@ fn buildah() {
     assert!(served.contains_key("/v2/buildah/next/manifests/v1"));
     assert!(server.stop().success());
     check::store_is_whole(root.path());
+}
+
+/// A command of podman with a storage of its own
+pub(crate) fn podman_command(home: &Home, program: &Path, arguments: &[&str]) -> Command {
+    let mut command = storage_command(home, program);
+    command
+        .arg("--tmpdir")
+        .arg(home.path("run/libpod"))
+        .args(["--cgroup-manager=cgroupfs", "--events-backend=none"])
+        .args(arguments);
+    command
 }
 
 /// A command of podman or buildah with a storage of its own

@@ -25,8 +25,42 @@ impl<'h> Docker<'h> {
     #[track_caller]
     pub(crate) fn start(home: &'h Home) -> Option<Self> {
         let engine = find_for_root("dockerd", "docker.io")?;
+        Self::run_engine(home, home.command(engine))
+    }
+
+    /// Starts an engine that knows this machine's IPv6 loopback by the name `registry.test`
+    ///
+    /// On 127.0.0.0/8 docker verifies no certificate; there it does. The engine has `/etc/hosts`
+    /// and `/etc/docker` of its own, in a mount namespace that goes with it: [`Docker::trust`].
+    #[track_caller]
+    pub(crate) fn start_apart(home: &'h Home) -> Option<Self> {
+        let engine = find_for_root("dockerd", "docker.io")?;
+        let unshare = find_for_root("unshare", "util-linux")?;
+        let (hosts, etc) = (home.path("hosts"), home.path("etc-docker"));
+        fs::write(&hosts, "127.0.0.1 localhost\n::1 registry.test\n").expect("written");
+        fs::create_dir_all(&etc).expect("a folder");
+        let mut command = home.command(unshare);
+        command
+            .args(["--mount", "sh", "-c"])
+            .arg(
+                "mkdir -p /etc/docker && mount --bind \"$1\" /etc/hosts && \
+                 mount --bind \"$2\" /etc/docker && shift 2 && exec \"$@\"",
+            )
+            .arg("sh")
+            .args([hosts, etc, engine]);
+        Self::run_engine(home, command)
+    }
+
+    /// Makes an engine that was started apart trust an authority for a registry
+    pub(crate) fn trust(&self, registry: &str, authority: &str) {
+        let folder = self.home.path("etc-docker/certs.d").join(registry);
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::write(folder.join("ca.crt"), authority).expect("written");
+    }
+
+    #[track_caller]
+    fn run_engine(home: &'h Home, mut command: Command) -> Option<Self> {
         let program = find_for_root("docker", "docker.io")?;
-        let mut command = home.command(engine);
         command
             .arg("--data-root")
             .arg(home.path("engine"))
@@ -58,8 +92,9 @@ impl<'h> Docker<'h> {
         command
     }
 
+    /// Runs a docker command that must succeed
     #[track_caller]
-    fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         run(&mut self.command(arguments)).trim().to_owned()
     }
 }

@@ -4,8 +4,16 @@
 //! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
 
 mod clients;
+mod configs;
 mod crash;
 mod distribution;
 mod engines;
+mod flood;
 mod large;
+mod nginx;
+mod operations;
+mod scrape;
+mod secrets;
 mod support;
+mod tls;
+mod webhooks;

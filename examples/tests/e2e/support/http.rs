@@ -4,6 +4,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
 /// Longer than anything that a test waits for, so that a hang becomes a failure
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -72,8 +75,19 @@ pub(crate) fn send(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Response> {
-    let mut stream = open(address)?;
-    let mut head = head(address, method, path, headers);
+    send_over(open(address)?, address, method, path, headers, body)
+}
+
+/// As [`send`], over a connection that is there, to `host`; the connection ends with the answer
+pub(crate) fn send_over(
+    mut stream: impl Read + Write,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
+    let mut head = head(host, method, path, headers);
     if !body.is_empty() || matches!(method, "POST" | "PUT" | "PATCH") {
         head.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
@@ -82,6 +96,12 @@ pub(crate) fn send(
     // A refusal may come, and the connection end, before the body is through.
     let sent = stream.write_all(body);
     read_response(stream, method).or_else(|error| sent.and(Err(error)))
+}
+
+/// The value of `Authorization` with which clients send a name and a password
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
+    format!("Basic {encoded}")
 }
 
 /// A request without a body that reaches the registry
@@ -176,15 +196,21 @@ impl Streaming {
     }
 }
 
-fn open(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address)?;
+/// Connects, with the patience of every test
+pub(crate) fn open(address: &str) -> io::Result<TcpStream> {
+    prepare(TcpStream::connect(address)?)
+}
+
+/// Gives a connection the patience of every test
+pub(crate) fn prepare(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
 
-fn head(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> String {
+/// A request's first lines, without the empty one that ends them
+pub(crate) fn head(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> String {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -192,7 +218,8 @@ fn head(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> St
     head
 }
 
-fn read_response(stream: TcpStream, method: &str) -> io::Result<Response> {
+/// Reads an answer to its end
+pub(crate) fn read_response(stream: impl Read, method: &str) -> io::Result<Response> {
     let mut reader = BufReader::new(stream);
     let (status, headers) = loop {
         let (status, headers) = read_head(&mut reader)?;
@@ -220,7 +247,8 @@ fn read_response(stream: TcpStream, method: &str) -> io::Result<Response> {
     Ok(response)
 }
 
-fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, String)>)> {
+/// Reads status and headers
+pub(crate) fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, Vec<(String, String)>)> {
     let line = read_line(reader)?;
     let status = line
         .split(' ')

@@ -2,6 +2,10 @@
 
 pub(crate) mod check;
 pub(crate) mod clients;
+pub(crate) mod hooks;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod peer;
 pub(crate) mod process;
+pub(crate) mod site;
+pub(crate) mod tls;

@@ -1,7 +1,7 @@
 //! Processes that a test starts, and stops by their id whatever becomes of the test
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,43 +15,70 @@ use super::http;
 /// How long a client may take for one command
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// How long something may take that a process does by itself, on a machine that is busy
+const SOON: Duration = Duration::from_secs(60);
+
 /// A registry that serves a folder: ours, or the reference
 pub(crate) struct Server {
     child: Child,
     /// `127.0.0.1:<port>`
     pub(crate) address: String,
-    log: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
+    errors: Arc<Mutex<String>>,
+}
+
+/// A command of our binary, which sees nothing of the environment that would change what it does
+pub(crate) fn registry(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registry"));
+    command.args(arguments).env_remove("RUST_LOG");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"REGISTRY_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 impl Server {
     /// Starts our binary on a free port
     #[track_caller]
     pub(crate) fn ours(root: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_registry"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--root"])
-            .arg(root)
+        Self::launch(registry(&["serve", "--listen", "127.0.0.1:0", "--root"]).arg(root))
+    }
+
+    /// Starts our binary with a configuration whose `http.addr` leaves the port open
+    #[track_caller]
+    pub(crate) fn configured(config: &Path) -> Self {
+        Self::launch(registry(&["serve"]).arg(config))
+    }
+
+    /// Starts our binary by this command, and waits until it listens
+    #[track_caller]
+    pub(crate) fn launch(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the registry starts");
-        let log = Arc::new(Mutex::new(String::new()));
+        let output = Arc::new(Mutex::new(String::new()));
+        let errors = Arc::new(Mutex::new(String::new()));
         let (sender, receiver) = mpsc::channel();
         // Drained for as long as it runs: a full pipe must not stop it.
         let stdout = child.stdout.take().expect("piped");
-        keep(stdout, &log, move |line| {
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                let address = rest.split_whitespace().next().unwrap_or_default();
-                let _ = sender.send(address.trim_end_matches('/').to_owned());
+        keep(stdout, &output, move |line| {
+            if let Some(address) = address_after("listening on ", line) {
+                let _ = sender.send(address);
             }
         });
-        keep(child.stderr.take().expect("piped"), &log, |_| {});
+        keep(child.stderr.take().expect("piped"), &errors, |_| {});
         let mut server = Self {
             child,
             address: String::new(),
-            log,
+            output,
+            errors,
         };
-        match receiver.recv_timeout(Duration::from_secs(30)) {
+        match receiver.recv_timeout(SOON) {
             Ok(address) => server.address = address,
             Err(_) => panic!(
                 "the registry does not say where it listens: {}",
@@ -84,12 +111,13 @@ impl Server {
                 .stderr(Stdio::piped())
                 .spawn()
                 .expect("docker-registry starts");
-            let log = Arc::new(Mutex::new(String::new()));
-            keep(child.stderr.take().expect("piped"), &log, |_| {});
+            let errors = Arc::new(Mutex::new(String::new()));
+            keep(child.stderr.take().expect("piped"), &errors, |_| {});
             let mut server = Self {
                 child,
                 address,
-                log,
+                output: Arc::default(),
+                errors,
             };
             if server.answers() {
                 return Some(server);
@@ -105,7 +133,71 @@ impl Server {
 
     /// Everything that it printed
     pub(crate) fn log(&self) -> String {
-        self.log.lock().expect("no reader panicked").clone()
+        self.output() + &self.errors()
+    }
+
+    /// What it printed on standard output: where it listens, and a line per request
+    pub(crate) fn output(&self) -> String {
+        self.output.lock().expect("no reader panicked").clone()
+    }
+
+    /// What it printed on standard error: its logs
+    pub(crate) fn errors(&self) -> String {
+        self.errors.lock().expect("no reader panicked").clone()
+    }
+
+    /// Waits until standard error has a line with all of these parts, and gives the last of them
+    #[track_caller]
+    pub(crate) fn says(&self, parts: &[&str]) -> String {
+        self.says_after(0, parts)
+    }
+
+    /// As [`Server::says`], of what came after so many bytes of standard error
+    #[track_caller]
+    pub(crate) fn says_after(&self, start: usize, parts: &[&str]) -> String {
+        eventually(&format!("standard error says {parts:?}"), || {
+            self.errors()[start..]
+                .lines()
+                .rfind(|line| parts.iter().all(|part| line.contains(part)))
+                .map(str::to_owned)
+        })
+    }
+
+    /// `127.0.0.1:<port>` of the debug server
+    #[track_caller]
+    pub(crate) fn debug_address(&self) -> String {
+        eventually("it says where the debug server listens", || {
+            self.output()
+                .lines()
+                .find_map(|line| address_after("debug on ", line))
+        })
+    }
+
+    /// SIGHUP: reads again what it can
+    pub(crate) fn reload(&self) {
+        signal(self.id(), "HUP");
+    }
+
+    /// SIGTERM, without waiting for the end
+    pub(crate) fn begin_to_stop(&self) {
+        terminate(self.id());
+    }
+
+    /// Whether it still runs
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("a status").is_none()
+    }
+
+    /// Its resident memory in bytes
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
+        kibibytes
+            .and_then(|text| text.parse::<u64>().ok())
+            .expect("a number")
+            * 1024
     }
 
     /// kill -9
@@ -213,14 +305,27 @@ pub(crate) fn run_failing(command: &mut Command) -> String {
     stderr
 }
 
+/// Runs a command to its end, whatever that is, with its exit status and both outputs
 #[track_caller]
-fn finish(command: &mut Command) -> (ExitStatus, String, String) {
+pub(crate) fn finish(command: &mut Command) -> (ExitStatus, String, String) {
+    finish_with(command, "")
+}
+
+/// As [`finish`], with this on standard input
+#[track_caller]
+pub(crate) fn finish_with(command: &mut Command, input: &str) -> (ExitStatus, String, String) {
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    // It may end without reading; inputs are shorter than a pipe is wide.
+    let _ = child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.as_bytes());
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
     let Some(status) = wait(&mut child, PATIENCE) else {
@@ -272,13 +377,39 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     }
 }
 
+/// Asks again and again until there is an answer; `what` says what does not happen if none comes
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: not so within {SOON:?}");
+        thread::sleep(Duration::from_millis(25));
+    }
+}
+
 fn terminate(id: u32) {
+    signal(id, "TERM");
+}
+
+fn signal(id: u32, name: &str) {
     let _ = Command::new("kill")
-        .args(["-TERM", &id.to_string()])
+        .args([format!("-{name}"), id.to_string()])
         .status();
 }
 
-fn free_address() -> String {
+/// `<host>:<port>` of the URL that follows `words` in a line, if they are in it
+fn address_after(words: &str, line: &str) -> Option<String> {
+    let (_, rest) = line.split_once(words)?;
+    let url = rest.split_whitespace().next()?;
+    let (_, address) = url.split_once("://")?;
+    Some(address.trim_end_matches('/').to_owned())
+}
+
+/// An address that nobody listens on at this moment
+pub(crate) fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("a free port")

@@ -41,30 +41,40 @@ pub(crate) fn find(program: &str, package: &str) -> Option<PathBuf> {
 /// The path of a client that needs to be run by root, or a visible skip
 #[track_caller]
 pub(crate) fn find_for_root(program: &str, package: &str) -> Option<PathBuf> {
-    let owner = fs::metadata("/proc/self").map(|own| own.uid());
-    if owner.is_ok_and(|owner| owner != 0) {
+    if !is_root() {
         skip(&format!("{program} needs root; run this test as root"));
         return None;
     }
     find(program, package)
 }
 
+/// Whether root runs the tests; where nothing tells, it is taken to be so
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").map_or(true, |own| own.uid() == 0)
+}
+
 /// A Python with the `oras` package, or a visible skip
 #[track_caller]
 pub(crate) fn find_oras() -> Option<PathBuf> {
+    find_python("oras", "oras")
+}
+
+/// A Python with a module, which a package of this name has, or a visible skip
+#[track_caller]
+pub(crate) fn find_python(module: &str, package: &str) -> Option<PathBuf> {
     let python = match env::var_os("REGISTRY_E2E_PYTHON") {
         Some(python) => PathBuf::from(python),
         None => PathBuf::from("python3"),
     };
     let imports = Command::new(&python)
-        .args(["-c", "import oras"])
+        .args(["-c", &format!("import {module}")])
         .output()
         .is_ok_and(|output| output.status.success());
     if !imports {
-        skip(
-            "oras for Python not found; install it with `pip install oras`, or set \
-             REGISTRY_E2E_PYTHON to a Python that has it",
-        );
+        skip(&format!(
+            "{package} for Python not found; install it with `pip install {package}`, or set \
+             REGISTRY_E2E_PYTHON to a Python that has it"
+        ));
         return None;
     }
     Some(python)

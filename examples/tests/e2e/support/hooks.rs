@@ -142,10 +142,11 @@ impl Shared {
     }
 }
 
+/// Headers, with the request line as `:line`, and body
+type Request = (BTreeMap<String, String>, Vec<u8>);
+
 /// Reads one request; `None` when there are no more
-fn read_request(
-    reader: &mut impl BufRead,
-) -> io::Result<Option<(BTreeMap<String, String>, Vec<u8>)>> {
+fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);

@@ -183,6 +183,12 @@ impl Server {
         terminate(self.id());
     }
 
+    /// How it ended, after [`Server::begin_to_stop`] or by itself
+    #[track_caller]
+    pub(crate) fn ends(mut self) -> ExitStatus {
+        wait(&mut self.child, SOON).expect("it ends")
+    }
+
     /// Whether it still runs
     pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().expect("a status").is_none()
@@ -207,9 +213,10 @@ impl Server {
     }
 
     /// SIGTERM, and how it ended
+    #[track_caller]
     pub(crate) fn stop(mut self) -> ExitStatus {
-        terminate(self.id());
-        wait(&mut self.child, Duration::from_secs(60)).expect("it stops when it is told")
+        self.begin_to_stop();
+        wait(&mut self.child, SOON).expect("it stops when it is told")
     }
 
     fn answers(&mut self) -> bool {

@@ -178,11 +178,4 @@ impl Client {
     ) -> io::Result<Response> {
         http::send_over(self.connect(address)?, address, method, path, headers, body)
     }
-
-    /// GET with headers; an answer must come
-    #[track_caller]
-    pub(crate) fn get(&self, address: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-        self.send(address, "GET", path, headers, &[])
-            .unwrap_or_else(|error| panic!("GET {path} got no answer: {error}"))
-    }
 }

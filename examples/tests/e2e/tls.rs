@@ -8,11 +8,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use registry_core::{Algorithm, Digest, Hasher, MediaType};
+use registry_core::{Algorithm, Digest, Hasher};
 use rustls::pki_types::CertificateDer;
 
 use crate::clients::podman_command;
 use crate::engines::Docker;
+use crate::support::check;
 use crate::support::clients::{Home, find, find_for_root};
 use crate::support::http::{self, basic, with_query};
 use crate::support::image::{Layout, Noise, digest_of_file};
@@ -230,10 +231,13 @@ fn podman() {
         .arg(&pushed)
         .args([id, name]));
     let digest = fs::read_to_string(&pushed).expect("a digest");
-    let served = secure
-        .peer(THEIRS)
-        .get("/v2/podman/own/manifests/v1")
-        .expect(&[200]);
+    let served = secure.peer(THEIRS).send(
+        "GET",
+        "/v2/podman/own/manifests/v1",
+        &[("Accept", check::ACCEPT)],
+        &[],
+    );
+    let served = served.expect("answered").expect(&[200]);
     assert_eq!(digest.trim(), Digest::sha256(&served.body).to_string());
     run(&mut podman(&["rmi", "--all", "--force"]));
     let by_digest = format!("{address}/podman/own@{}", digest.trim());
@@ -304,7 +308,7 @@ fn docker() {
     let served = secure.peer(OURS).send(
         "GET",
         "/v2/docker/own/manifests/v1",
-        &[("Accept", MediaType::DOCKER_MANIFEST.as_str())],
+        &[("Accept", check::ACCEPT)],
         &[],
     );
     let digest = Digest::sha256(&served.expect("answered").expect(&[200]).body);
@@ -315,6 +319,7 @@ fn docker() {
     let pulled = docker.run(&["image", "inspect", "--format={{.Id}}", &by_digest]);
     assert_eq!(pulled, id);
     docker.run(&["logout", host]);
+    docker.run(&["rmi", &by_digest]);
     let said = run_failing(&mut docker.command(&["pull", &by_digest]));
     assert!(said.contains("no basic auth credentials"), "{said}");
 }

@@ -397,12 +397,14 @@ pub fn health_options(health: &config::Health) -> Result<HealthOptions, ComposeE
 /// Nothing is removed from a registry that is read-only: someone may be copying it.
 pub fn purge_schedule(storage: &config::Storage) -> Option<purge::Schedule> {
     let purge = storage.purge.as_ref().filter(|_| !storage.read_only)?;
+    let default = purge::Schedule::default();
     Some(purge::Schedule {
         options: PurgeOptions::default()
             .with_older_than(purge.age)
             .with_dry_run(purge.dry_run),
         interval: purge.interval,
-        ..purge::Schedule::default()
+        // Whoever wants a purge every minute does not want to wait for the first for an hour.
+        delay: default.delay.min(purge.interval),
     })
 }
 

@@ -64,7 +64,7 @@ struct HtpasswdArguments {
     file: PathBuf,
     /// The user
     user: String,
-    /// How much work a password is to check, and to guess: twice as much for each step (4 to 17)
+    /// How dear a guess is: each step, from 4 to 17, doubles the work
     #[arg(long, default_value_t = Entry::DEFAULT_COST)]
     cost: u32,
     /// Remove the user instead

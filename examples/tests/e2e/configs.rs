@@ -102,7 +102,7 @@ fn the_white_papers() {
     let authority = Authority::new();
     let identity = authority.server();
     site.write("ca.crt", &identity.certificate);
-    site.write("ca.key", &identity.key);
+    site.write_secret("ca.key", &identity.key);
     let server = site.serve_with(WHITE_PAPER);
     let peer = Peer::over(&Client::trusting(&authority), &server.address);
     serves(&peer);
@@ -154,7 +154,7 @@ fn the_os_x_recipes() {
     let site = Site::new();
     let server = site.serve_with(OS_X);
     serves(&Peer::plain(&server.address));
-    warns_about(&server, &["storage.cache.blobdescriptor"]);
+    warns_about(&server, &["storage.cache.blobdescriptor", "http.secret"]);
     let debug = Peer::plain(&server.debug_address());
     debug.get("/debug/vars").expect(&[200]);
     // `http.debug.prometheus` is off in it.
@@ -236,7 +236,7 @@ fn wrong_usage_is_status_2() {
         &["serve", "--nope"][..],
         &["nonsense"],
         &["htpasswd"],
-        &["config", "check"],
+        &["config"],
         &["config", "nonsense"],
         &["completions", "nonsense"],
     ] {

@@ -117,7 +117,7 @@ impl Proxied {
         let authority = Authority::new();
         let identity = authority.server();
         site.write("domain.crt", &identity.certificate);
-        site.write("domain.key", &identity.key);
+        site.write_secret("domain.key", &identity.key);
         // What our command writes, nginx can read.
         site.user(USER[0], USER[1], 5);
         let server = site.serve_with(&format!(

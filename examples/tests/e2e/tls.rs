@@ -58,7 +58,7 @@ impl Secure {
         let authority = Authority::new();
         let identity = authority.server();
         site.write("server.crt", &identity.certificate);
-        site.write("server.key", &identity.key);
+        site.write_secret("server.key", &identity.key);
         fs::create_dir(site.path("certs")).expect("a folder");
         site.write("certs/ca.crt", &authority.pem);
         // Each of the two commands takes the file that the other made.
@@ -91,7 +91,7 @@ impl Secure {
     fn install(&self, identity: &Identity) {
         // Two files cannot change at once: in between they do not belong together, which must
         // do no harm.
-        self.site.write("server.key", &identity.key);
+        self.site.write_secret("server.key", &identity.key);
         self.site.write("server.crt", &identity.certificate);
     }
 
@@ -570,7 +570,7 @@ fn client_certificates_versions_and_protocols() {
     let (authority, clients) = (Authority::new(), Authority::new());
     let identity = authority.server();
     site.write("server.crt", &identity.certificate);
-    site.write("server.key", &identity.key);
+    site.write_secret("server.key", &identity.key);
     site.write("clients.crt", &clients.pem);
     let config = "\
 version: 0.1

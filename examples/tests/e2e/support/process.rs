@@ -1,5 +1,6 @@
 //! Processes that a test starts, and stops by their id whatever becomes of the test
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -29,8 +30,21 @@ pub(crate) struct Server {
 
 /// A command of our binary, which sees nothing of the environment that would change what it does
 pub(crate) fn registry(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_registry"));
-    command.args(arguments).env_remove("RUST_LOG");
+    let mut command = untold(env!("CARGO_BIN_EXE_registry"));
+    command.args(arguments);
+    command
+}
+
+/// As [`registry`], started by another program, whose own arguments these are
+pub(crate) fn registry_by(program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+    let mut command = untold(program);
+    command.args(arguments).arg(env!("CARGO_BIN_EXE_registry"));
+    command
+}
+
+fn untold(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"REGISTRY_") {
             command.env_remove(name);

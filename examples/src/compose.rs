@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::Uri;
@@ -79,12 +79,17 @@ pub fn driver_name(driver: &Driver) -> &'static str {
 /// Where the content is, for people
 pub fn describe_storage(driver: &Driver) -> String {
     match driver {
-        Driver::Folder(root) => std::path::absolute(root)
-            .unwrap_or_else(|_| PathBuf::from(root))
-            .display()
-            .to_string(),
+        Driver::Folder(root) => whole(root),
         Driver::Memory => "memory (gone when this process ends)".to_owned(),
     }
+}
+
+/// A path as it is from anywhere
+fn whole(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .display()
+        .to_string()
 }
 
 /// Who is let in, and what of it can be read anew
@@ -178,7 +183,7 @@ pub fn describe_gate(auth: &Auth) -> String {
         Auth::Silly { .. } => {
             "open to everyone who sends an `Authorization` header, whatever is in it".to_owned()
         }
-        Auth::Htpasswd { path, .. } => format!("for the users in {}", path.display()),
+        Auth::Htpasswd { path, .. } => format!("for the users in {}", whole(path)),
         Auth::Token(token) => format!("for those with a token of {}", token.realm),
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use registry_core::event::SourceRecord;
 use registry_http::listener::UnixSocketError;
-use registry_http::notifications::{EndpointStats, NotifierError, NotifierOptions};
+use registry_http::notifications::{NotifierError, NotifierOptions, NotifierStats};
 use registry_http::tls::TlsError;
 use registry_http::{Events, Listener, Observer, Readiness, ServeOptions, Tls, TlsOptions, serve};
 use registry_storage::OpenError;
@@ -27,7 +27,7 @@ use crate::config::{
 use crate::debug::DebugService;
 use crate::health::{Health, HealthError};
 use crate::logging;
-use crate::metrics::{EndpointNumbers, Metrics};
+use crate::metrics::Metrics;
 use crate::notifier::LateNotifier;
 use crate::purge;
 use crate::reload::Reloader;
@@ -172,7 +172,10 @@ async fn serve_with(
     let notifier = Arc::new(LateNotifier::new(notifier_options(&config)));
     notifier.set_endpoints(endpoints).await?;
     let numbers = notifier.clone();
-    metrics.watch_notifications(move || endpoint_numbers(&numbers));
+    metrics.watch_notifications(move || match numbers.get() {
+        Some(notifier) => notifier.stats(),
+        None => NotifierStats::default(),
+    });
 
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     let writer = config.log.access.then(|| {
@@ -341,29 +344,6 @@ fn event_source(address: &Address) -> SourceRecord {
         },
         instance_id: uuid::Uuid::new_v4().to_string(),
     }
-}
-
-fn endpoint_numbers(notifier: &LateNotifier) -> Vec<EndpointNumbers> {
-    let stats = notifier.get().map(|notifier| notifier.stats().endpoints);
-    let numbers = |stats: EndpointStats| EndpointNumbers {
-        endpoint: stats.name,
-        pending: stats.pending,
-        events: stats.events,
-        successes: stats.successes,
-        failures: stats.failures,
-        errors: stats.errors,
-        statuses: stats
-            .statuses
-            .into_iter()
-            .map(|(status, count)| (status_line(status), count))
-            .collect(),
-    };
-    stats.into_iter().flatten().map(numbers).collect()
-}
-
-/// A status as Go writes it, which is how distribution labels it
-fn status_line(status: u16) -> String {
-    http::StatusCode::from_u16(status).map_or_else(|_| status.to_string(), |code| code.to_string())
 }
 
 /// Tells people where the registry is

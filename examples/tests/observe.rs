@@ -26,7 +26,8 @@ use registry_auth::{AllowAll, Anyone};
 use registry_core::Digest;
 use registry_examples::debug::DebugService;
 use registry_examples::health::{Health, HealthOptions, Schedule};
-use registry_examples::metrics::{EndpointNumbers, Metrics, TextFormat};
+use registry_examples::metrics::{Metrics, TextFormat};
+use registry_http::notifications::{EndpointStats, NotifierStats};
 use registry_http::{Readiness, RegistryService};
 use registry_storage::{Measured, Memory, Store};
 use serde::Deserialize;
@@ -461,13 +462,14 @@ async fn prometheus_reads_both_formats() {
     registry.push().await;
     registry.expect(404, "GET", "/v2/a/manifests/y", b"").await;
     registry.metrics.watch_notifications(|| {
-        vec![EndpointNumbers {
-            endpoint: "hook \"one\"\\".to_owned(),
-            pending: 2,
-            events: 3,
-            statuses: [("200 OK".to_owned(), 1)].into(),
-            ..EndpointNumbers::default()
-        }]
+        let mut endpoint = EndpointStats::default();
+        endpoint.name = "hook \"one\"\\".to_owned();
+        endpoint.pending = 2;
+        endpoint.events = 3;
+        endpoint.statuses = [(200, 1)].into();
+        let mut stats = NotifierStats::default();
+        stats.endpoints.push(endpoint);
+        stats
     });
     let options = HealthOptions::default();
     let readiness = registry.readiness.clone();

@@ -21,6 +21,8 @@
 //! | `registry_notifications_events_total` | counter | `type`, `endpoint` | yes |
 //! | `registry_notifications_pending_total` | gauge | `endpoint` | yes |
 //! | `registry_notifications_status_total` | counter | `code`, `endpoint` | yes |
+//! | `registry_notifications_outbox_events`, `_bytes`, `_limit_bytes` | gauge | | no |
+//! | `registry_notifications_outbox_dropped_total`, `_refused_total` | counter | | no |
 //! | `registry_build_info` | gauge, always 1 | `version` | |
 //! | `process_cpu_seconds_total`, `process_open_fds`, `process_max_fds`, `process_resident_memory_bytes`, `process_virtual_memory_bytes`, `process_start_time_seconds` | as every Prometheus client (Linux) | | yes |
 //!
@@ -56,11 +58,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use registry_http::notifications::NotifierStats;
 use registry_http::{AccessRecord, Observer};
 use registry_storage::{HintCounts, StorageCall, StorageObserver, StorageOutcome, StorageReport};
 
 pub use self::format::TextFormat;
-pub use self::notifications::EndpointNumbers;
 pub use self::process::ProcessNumbers;
 
 use self::notifications::Notifications;
@@ -322,10 +324,7 @@ impl Metrics {
 
     /// Adds the numbers of the notification endpoints, asked for at each scrape; the first
     /// callback given counts
-    pub fn watch_notifications(
-        &self,
-        numbers: impl Fn() -> Vec<EndpointNumbers> + Send + Sync + 'static,
-    ) {
+    pub fn watch_notifications(&self, numbers: impl Fn() -> NotifierStats + Send + Sync + 'static) {
         self.notifications.set(numbers);
     }
 

@@ -1,42 +1,24 @@
 //! The numbers of the notification endpoints
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::OnceLock;
 
+use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use registry_http::notifications::NotifierStats;
 
-/// What one endpoint has been told and not been told yet
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EndpointNumbers {
-    /// The endpoint's name in the configuration
-    pub endpoint: String,
-    /// Events in its outbox
-    pub pending: u64,
-    /// Events that came
-    pub events: u64,
-    /// Events that it took
-    pub successes: u64,
-    /// Attempts that it answered, but refused
-    pub failures: u64,
-    /// Attempts that it did not answer
-    pub errors: u64,
-    /// Answers by status, such as `200 OK`
-    pub statuses: BTreeMap<String, u64>,
-}
-
-type Ask = Box<dyn Fn() -> Vec<EndpointNumbers> + Send + Sync>;
+type Ask = Box<dyn Fn() -> NotifierStats + Send + Sync>;
 
 /// Asks for the numbers at each scrape
 #[derive(Default)]
 pub(super) struct Notifications(OnceLock<Ask>);
 
 impl Notifications {
-    pub(super) fn set(&self, ask: impl Fn() -> Vec<EndpointNumbers> + Send + Sync + 'static) {
+    pub(super) fn set(&self, ask: impl Fn() -> NotifierStats + Send + Sync + 'static) {
         let _ = self.0.set(Box::new(ask));
     }
 }
@@ -46,7 +28,9 @@ impl Collector for Notifications {
         let Some(ask) = self.0.get() else {
             return Ok(());
         };
-        let endpoints = ask();
+        let NotifierStats {
+            outbox, endpoints, ..
+        } = ask();
         let mut metric = encoder.encode_descriptor(
             "registry_notifications_events",
             "The number of total events",
@@ -60,7 +44,7 @@ impl Collector for Notifications {
                 ("Failures", numbers.failures),
                 ("Errors", numbers.errors),
             ] {
-                let labels = [("type", kind), ("endpoint", &numbers.endpoint)];
+                let labels = [("type", kind), ("endpoint", numbers.name.as_str())];
                 ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
             }
         }
@@ -71,7 +55,7 @@ impl Collector for Notifications {
             MetricType::Gauge,
         )?;
         for numbers in &endpoints {
-            let labels = [("endpoint", &*numbers.endpoint)];
+            let labels = [("endpoint", numbers.name.as_str())];
             ConstGauge::new(numbers.pending).encode(metric.encode_family(&labels)?)?;
         }
         let mut metric = encoder.encode_descriptor(
@@ -82,9 +66,47 @@ impl Collector for Notifications {
         )?;
         for numbers in &endpoints {
             for (code, count) in &numbers.statuses {
-                let labels = [("code", &**code), ("endpoint", &numbers.endpoint)];
+                // As Go writes it: `200 OK`.
+                let code = StatusCode::from_u16(*code)
+                    .map_or_else(|_| code.to_string(), |code| code.to_string());
+                let labels = [("code", code.as_str()), ("endpoint", numbers.name.as_str())];
                 ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
             }
+        }
+        for (name, help, value) in [
+            (
+                "registry_notifications_outbox_events",
+                "Events that wait in the outbox, once for each endpoint",
+                outbox.waiting,
+            ),
+            (
+                "registry_notifications_outbox_bytes",
+                "Bytes that the outbox takes",
+                outbox.bytes,
+            ),
+            (
+                "registry_notifications_outbox_limit_bytes",
+                "Bytes that the outbox may take",
+                outbox.limit,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        for (name, help, value) in [
+            (
+                "registry_notifications_outbox_dropped",
+                "Events that were given up for lack of room",
+                outbox.dropped_pulls + outbox.dropped_changes,
+            ),
+            (
+                "registry_notifications_outbox_refused",
+                "Changes that were refused because their events could not be kept",
+                outbox.refused,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(metric)?;
         }
         Ok(())
     }

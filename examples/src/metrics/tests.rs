@@ -1,4 +1,5 @@
 use registry_core::route;
+use registry_http::notifications::EndpointStats;
 
 use super::*;
 
@@ -58,19 +59,19 @@ fn what_comes_later_is_shown_from_then_on() {
     assert!(!before.contains("registry_notifications"), "{before}");
     metrics.watch_hints(Arc::default());
     metrics.watch_notifications(|| {
-        vec![EndpointNumbers {
-            endpoint: "a \"hook\"".to_owned(),
-            pending: 4,
-            events: 9,
-            successes: 5,
-            failures: 2,
-            errors: 1,
-            statuses: [
-                ("200 OK".to_owned(), 5),
-                ("500 Internal Server Error".to_owned(), 2),
-            ]
-            .into(),
-        }]
+        let mut endpoint = EndpointStats::default();
+        endpoint.name = "a \"hook\"".to_owned();
+        endpoint.pending = 4;
+        endpoint.events = 9;
+        endpoint.successes = 5;
+        endpoint.failures = 2;
+        endpoint.errors = 1;
+        endpoint.statuses = [(200, 5), (500, 2)].into();
+        let mut stats = NotifierStats::default();
+        stats.outbox.waiting = 4;
+        stats.outbox.dropped_pulls = 3;
+        stats.endpoints.push(endpoint);
+        stats
     });
     let after = metrics.encode(TextFormat::Prometheus);
     for line in [
@@ -80,6 +81,8 @@ fn what_comes_later_is_shown_from_then_on() {
         "registry_notifications_events_total{type=\"Failures\",endpoint=\"a \\\"hook\\\"\"} 2",
         "registry_notifications_events_total{type=\"Errors\",endpoint=\"a \\\"hook\\\"\"} 1",
         "# TYPE registry_notifications_pending_total gauge",
+        "registry_notifications_outbox_events 4",
+        "registry_notifications_outbox_dropped_total 3",
         "registry_notifications_pending_total{endpoint=\"a \\\"hook\\\"\"} 4",
         "registry_notifications_status_total{code=\"200 OK\",endpoint=\"a \\\"hook\\\"\"} 5",
     ] {

@@ -10,7 +10,7 @@ use hyper_rustls::ConfigBuilderExt;
 use registry_auth::htpasswd::{self, Htpasswd};
 use registry_auth::token::SigningAlgorithm;
 use registry_auth::{
-    AllowAll, Anyone, Authenticated, Authenticator, Granted, Policy, Quoted, Silly,
+    AllowAll, Anyone, Authenticated, Authenticator, Authorizer, Granted, Quoted, Silly,
     TokenAuthenticator, TokenOptions,
 };
 use registry_core::event::EventAction;
@@ -98,7 +98,7 @@ pub struct Gate {
     /// Says who asks
     pub authenticator: Arc<dyn Authenticator>,
     /// Says who may
-    pub policy: Arc<dyn Policy>,
+    pub authorizer: Arc<dyn Authorizer>,
     /// What is read from files
     pub files: GateFiles,
 }
@@ -134,7 +134,7 @@ impl Gate {
         Ok(match auth {
             Auth::None => Self {
                 authenticator: Arc::new(Anyone),
-                policy: Arc::new(AllowAll),
+                authorizer: Arc::new(AllowAll),
                 files: GateFiles::None,
             },
             Auth::Silly { realm, service } => Self {
@@ -142,7 +142,7 @@ impl Gate {
                     quoted("auth.silly.realm", realm)?,
                     quoted("auth.silly.service", service)?,
                 )),
-                policy: Arc::new(Authenticated),
+                authorizer: Arc::new(Authenticated),
                 files: GateFiles::None,
             },
             Auth::Htpasswd { realm, path } => {
@@ -152,7 +152,7 @@ impl Gate {
                 let htpasswd = Arc::new(htpasswd);
                 Self {
                     authenticator: htpasswd.clone(),
-                    policy: Arc::new(Authenticated),
+                    authorizer: Arc::new(Authenticated),
                     files: GateFiles::Htpasswd(htpasswd),
                 }
             }
@@ -165,7 +165,7 @@ impl Gate {
                 let authenticator = Arc::new(authenticator);
                 Self {
                     authenticator: authenticator.clone(),
-                    policy: Arc::new(Granted),
+                    authorizer: Arc::new(Granted),
                     files: GateFiles::Token {
                         authenticator,
                         paths,
@@ -221,7 +221,8 @@ pub fn service(
     observer: Arc<dyn Observer>,
 ) -> Result<Builder, ComposeError> {
     let http = &config.http;
-    let builder = RegistryService::builder(store, gate.authenticator.clone(), gate.policy.clone());
+    let builder =
+        RegistryService::builder(store, gate.authenticator.clone(), gate.authorizer.clone());
     let mut builder = builder
         .manifest_limits(Limits {
             max_bytes: config.registry.manifest_limit,

@@ -32,6 +32,7 @@ fuzz_target!(|text: &str| {
             let access = Access {
                 resource: grant.resource.clone(),
                 action: *action,
+                reference: None,
             };
             assert!(grants.allow(&access));
             assert!(said.contains(&access.to_string()), "{access}");

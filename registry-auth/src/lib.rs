@@ -33,7 +33,9 @@ pub use crate::authenticator::{
 };
 pub use crate::challenge::{Quoted, QuotedError};
 pub use crate::htpasswd::Htpasswd;
-pub use crate::policy::{AllowAll, Authenticated, Decision, Policy, PullOnly};
+pub use crate::policy::{
+    AllowAll, Authenticated, AuthorizeError, Authorizer, Decision, Policy, PullOnly,
+};
 pub use crate::principal::Principal;
 pub use crate::silly::Silly;
 pub use crate::token::{Granted, TokenAuthenticator, TokenOptions};

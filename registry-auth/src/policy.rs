@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use registry_core::{Access, Action};
 
 use crate::principal::Principal;
@@ -29,32 +31,95 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     fn decide(&self, principal: &Principal, access: &Access) -> Decision;
 }
 
+/// Decides who may do what, where that takes asking somebody
+///
+/// What an HTTP service asks for each access of a request. Every [`Policy`] is one.
+#[async_trait]
+pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
+    /// Whether `principal` may do `access`, and why
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorizeError`] when that cannot be known now: the answer is 503, never an allow.
+    async fn authorize(
+        &self,
+        principal: &Principal,
+        access: &Access,
+    ) -> Result<Decision, AuthorizeError>;
+}
+
+#[async_trait]
+impl<P: Policy> Authorizer for P {
+    async fn authorize(
+        &self,
+        principal: &Principal,
+        access: &Access,
+    ) -> Result<Decision, AuthorizeError> {
+        Ok(self.decide(principal, access))
+    }
+}
+
+/// Why there is no decision
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what you may do cannot be checked at the moment; try again in {} seconds", .retry_after.as_secs())]
+pub struct AuthorizeError {
+    /// When to ask again
+    pub retry_after: Duration,
+    /// Who did not answer and why, for operators
+    pub cause: String,
+}
+
 /// The answer of a policy
+///
+/// # Examples
+///
+/// ```
+/// use registry_auth::Decision;
+///
+/// let decision = Decision::deny("not-owner", "you own no solution with this image")
+///     .with_fact("solution 1 is owned by bob")
+///     .with_missing("to be the owner or a co-owner of solution 1");
+/// assert!(!decision.is_allow());
+/// assert_eq!(decision.facts().len(), 1);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Decision {
     allow: bool,
     rule: Cow<'static, str>,
     reason: Cow<'static, str>,
+    facts: Vec<Cow<'static, str>>,
+    missing: Option<Cow<'static, str>>,
+    hidden: bool,
 }
 
 impl Decision {
     /// An allow, by the rule of this name, for this reason
     pub fn allow(rule: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            allow: true,
-            rule: rule.into(),
-            reason: reason.into(),
-        }
+        Self::new(true, rule.into(), reason.into())
     }
 
     /// A denial, by the rule of this name, for this reason
     pub fn deny(rule: impl Into<Cow<'static, str>>, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            allow: false,
-            rule: rule.into(),
-            reason: reason.into(),
-        }
+        Self::new(false, rule.into(), reason.into())
+    }
+
+    /// Adds something that the decision rests on, for operators
+    pub fn with_fact(mut self, fact: impl Into<Cow<'static, str>>) -> Self {
+        self.facts.push(fact.into());
+        self
+    }
+
+    /// Says what would have made it an allow, for operators
+    pub fn with_missing(mut self, missing: impl Into<Cow<'static, str>>) -> Self {
+        self.missing = Some(missing.into());
+        self
+    }
+
+    /// Says that the one who asked may not even know whether there is anything
+    pub fn with_hidden(mut self) -> Self {
+        self.hidden = true;
+        self
     }
 
     /// Whether the access is allowed
@@ -68,8 +133,38 @@ impl Decision {
     }
 
     /// Why, in words for the user who asked
+    ///
+    /// It gives away nothing that the user may not know.
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// What it rests on, in words for operators
+    pub fn facts(&self) -> &[Cow<'static, str>] {
+        &self.facts
+    }
+
+    /// What would have made it an allow, in words for operators
+    pub fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
+    /// Whether the one who asked may not even know whether there is anything
+    ///
+    /// A registry can then answer as if there were nothing.
+    pub fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
+    fn new(allow: bool, rule: Cow<'static, str>, reason: Cow<'static, str>) -> Self {
+        Self {
+            allow,
+            rule,
+            reason,
+            facts: Vec::new(),
+            missing: None,
+            hidden: false,
+        }
     }
 }
 
@@ -112,7 +207,7 @@ impl Policy for Authenticated {
     fn decide(&self, principal: &Principal, _: &Access) -> Decision {
         match principal {
             Principal::Anonymous => Decision::deny("authenticated", "log in to use this registry"),
-            Principal::User { .. } => Decision::allow(
+            Principal::Service { .. } | Principal::User { .. } => Decision::allow(
                 "authenticated",
                 "whoever is logged in may do everything here",
             ),
@@ -133,9 +228,7 @@ mod tests {
 
     #[test]
     fn whoever_is_logged_in_may_do_everything_and_nobody_else_anything() {
-        let ada = Principal::User {
-            name: "ada".to_owned(),
-        };
+        let ada = Principal::user("ada");
         for (method, path) in [
             ("GET", "/v2/_catalog"),
             ("GET", "/v2/app/tags/list"),

@@ -21,7 +21,7 @@ use crate::principal::Principal;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), registry_auth::QuotedError> {
 /// let silly = Silly::new("https://auth.example/token".parse()?, "registry".parse()?);
 /// let anything = Credentials::Bearer(Password::new("anything"));
-/// assert_eq!(silly.authenticate(&anything).await, Ok(Principal::User { name: "silly".into() }));
+/// assert_eq!(silly.authenticate(&anything).await, Ok(Principal::user("silly")));
 /// assert_eq!(silly.authenticate(&Credentials::None).await, Ok(Principal::Anonymous));
 /// # Ok(())
 /// # }
@@ -47,9 +47,7 @@ impl Authenticator for Silly {
     ) -> Result<Principal, AuthenticateError> {
         Ok(match credentials {
             Credentials::None => Principal::Anonymous,
-            _ => Principal::User {
-                name: "silly".to_owned(),
-            },
+            _ => Principal::user("silly"),
         })
     }
 
@@ -81,7 +79,6 @@ mod tests {
 
     #[tokio::test]
     async fn any_credentials_do_and_none_are_nobody() {
-        let name = "silly".to_owned();
         for credentials in [
             Credentials::Bearer(Password::new("x")),
             Credentials::Basic {
@@ -91,7 +88,7 @@ mod tests {
         ] {
             assert_eq!(
                 silly().authenticate(&credentials).await,
-                Ok(Principal::User { name: name.clone() })
+                Ok(Principal::user("silly"))
             );
         }
         assert_eq!(

@@ -176,37 +176,53 @@ impl Operation {
     /// to pull from it the request is still a good one and becomes an ordinary upload
     /// (distribution specification, "Mounting a blob from another repository").
     pub fn access(&self) -> Vec<Access> {
-        let actions: &[Action] = match self {
-            Self::Ping => return Vec::new(),
-            Self::Catalog { .. } => {
-                return vec![Access {
-                    resource: Resource::Catalog,
-                    action: Action::All,
-                }];
-            }
-            Self::GetBlob { .. }
-            | Self::GetManifest { .. }
-            | Self::ListReferrers { .. }
-            | Self::ListTags { .. } => &[Action::Pull],
-            Self::CancelUpload { .. }
-            | Self::CompleteUpload { .. }
-            | Self::PutManifest { .. }
-            | Self::StartUpload { .. }
-            | Self::UploadChunk { .. }
-            | Self::UploadStatus { .. } => &[Action::Pull, Action::Push],
-            Self::DeleteBlob { .. } | Self::DeleteManifest { .. } => &[Action::Delete],
+        let repository = |name: &RepositoryName, action, reference: Option<TagOrDigest>| Access {
+            resource: Resource::Repository(name.clone()),
+            action,
+            reference,
         };
-        self.repository()
-            .map(|name| {
-                actions
-                    .iter()
-                    .map(|action| Access {
-                        resource: Resource::Repository(name.clone()),
-                        action: *action,
-                    })
+        match self {
+            Self::Ping => Vec::new(),
+            Self::Catalog { .. } => vec![Access {
+                resource: Resource::Catalog,
+                action: Action::All,
+                reference: None,
+            }],
+            Self::GetBlob { name, digest } | Self::ListReferrers { name, digest, .. } => {
+                vec![repository(name, Action::Pull, Some((*digest).into()))]
+            }
+            Self::GetManifest { name, reference } => {
+                vec![repository(name, Action::Pull, Some(reference.clone()))]
+            }
+            Self::ListTags { name, .. } => vec![repository(name, Action::Pull, None)],
+            Self::CancelUpload { name, .. }
+            | Self::CompleteUpload { name, .. }
+            | Self::StartUpload { name, .. }
+            | Self::UploadChunk { name, .. }
+            | Self::UploadStatus { name, .. } => vec![
+                repository(name, Action::Pull, None),
+                repository(name, Action::Push, None),
+            ],
+            Self::PutManifest {
+                name,
+                reference,
+                tags,
+            } => {
+                let references = std::iter::once(reference.clone())
+                    .chain(tags.iter().cloned().map(TagOrDigest::Tag));
+                std::iter::once(repository(name, Action::Pull, None))
+                    .chain(
+                        references.map(|reference| repository(name, Action::Push, Some(reference))),
+                    )
                     .collect()
-            })
-            .unwrap_or_default()
+            }
+            Self::DeleteBlob { name, digest } => {
+                vec![repository(name, Action::Delete, Some((*digest).into()))]
+            }
+            Self::DeleteManifest { name, reference } => {
+                vec![repository(name, Action::Delete, Some(reference.clone()))]
+            }
+        }
     }
 
     /// A short constant name for metrics and logs
@@ -240,6 +256,11 @@ pub struct Access {
     pub resource: Resource,
     /// What is done to it
     pub action: Action,
+    /// To which of its content; `None` when it is about the whole, or not known yet
+    ///
+    /// The blobs of a push come before the manifest that says for which tag they are. No part
+    /// of a token scope.
+    pub reference: Option<TagOrDigest>,
 }
 
 impl fmt::Display for Access {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
-use registry_auth::AuthenticateError;
+use registry_auth::{AuthenticateError, AuthorizeError};
 use registry_core::manifest::ManifestError;
 use registry_core::media_type::MediaTypeError;
 use registry_core::range::ChunkRangeError;
@@ -156,6 +156,8 @@ pub(crate) enum Cause {
     Storage(#[from] StorageError),
     #[error("{reason}")]
     Unauthenticated { reason: String, challenge: String },
+    #[error(transparent)]
+    Undecided(#[from] AuthorizeError),
     /// The checker has logged which check fails, once
     #[error(
         "the registry's health checks fail; try again later, or ask its operator to look at them"
@@ -233,7 +235,7 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         ),
         Cause::Storage(error) => storage_verdict(error),
         Cause::Unauthenticated { .. } => (Status::UNAUTHORIZED, Code::Unauthorized),
-        Cause::Unhealthy | Cause::Unidentified { .. } => {
+        Cause::Undecided(_) | Cause::Unhealthy | Cause::Unidentified { .. } => {
             (Status::SERVICE_UNAVAILABLE, Code::Unavailable)
         }
         Cause::Upload(UploadError::Storage(error)) => storage_verdict(error),
@@ -386,7 +388,11 @@ fn storage_explanation(error: &StorageError) -> &'static str {
 
 fn retry_after(cause: &Cause, status: StatusCode) -> Option<Duration> {
     match (cause, storage_error(cause)) {
-        (Cause::Unidentified { retry_after, .. }, _) => Some(*retry_after),
+        (
+            Cause::Undecided(AuthorizeError { retry_after, .. })
+            | Cause::Unidentified { retry_after, .. },
+            _,
+        ) => Some(*retry_after),
         (_, Some(StorageError::Busy { retry_after, .. })) => Some(*retry_after),
         _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
     }
@@ -654,6 +660,13 @@ mod tests {
                     challenge: "Basic realm=\"r\"".to_owned(),
                 },
                 "401 UNAUTHORIZED www-authenticate Basic realm=\"r\"".to_owned(),
+            ),
+            (
+                Cause::Undecided(AuthorizeError {
+                    retry_after: Duration::from_secs(7),
+                    cause: "the directory is down".to_owned(),
+                }),
+                "503 UNAVAILABLE retry-after 7".to_owned(),
             ),
             (Cause::Unhealthy, "503 UNAVAILABLE retry-after 5".to_owned()),
             (

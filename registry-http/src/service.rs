@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use ipnet::IpNet;
 use registry_auth::{
-    Access, AuthenticateError, Authenticator, ChallengeReason, Credentials, Policy, Principal,
+    Access, AuthenticateError, Authenticator, Authorizer, ChallengeReason, Credentials, Principal,
 };
 use registry_core::manifest::Limits;
 use registry_core::{Manifest, Operation, route};
@@ -57,18 +57,18 @@ pub struct RegistryService {
 }
 
 impl RegistryService {
-    /// A registry on `store`, in which `authenticator` says who asks and `policy` who may
+    /// A registry on `store`, in which `authenticator` says who asks and `authorizer` who may
     pub fn builder(
         store: Store,
         authenticator: Arc<dyn Authenticator>,
-        policy: Arc<dyn Policy>,
+        authorizer: Arc<dyn Authorizer>,
     ) -> Builder {
         Builder {
             locations: Locations::default(),
             inner: Inner {
                 store,
                 authenticator,
-                policy,
+                authorizer,
                 limits: Limits::default(),
                 allow_delete: true,
                 body_patience: BODY_PATIENCE,
@@ -138,7 +138,7 @@ impl fmt::Debug for RegistryService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryService")
             .field("authenticator", &self.inner.authenticator)
-            .field("policy", &self.inner.policy)
+            .field("authorizer", &self.inner.authorizer)
             .field("store", &self.inner.store)
             .finish_non_exhaustive()
     }
@@ -266,7 +266,7 @@ impl fmt::Debug for Builder {
 struct Inner {
     store: Store,
     authenticator: Arc<dyn Authenticator>,
-    policy: Arc<dyn Policy>,
+    authorizer: Arc<dyn Authorizer>,
     limits: Limits,
     allow_delete: bool,
     body_patience: Duration,
@@ -370,7 +370,7 @@ impl Inner {
         if let Some(recorder) = &mut recorder {
             recorder.user(principal.name());
         }
-        self.authorize(&principal, &operation)?;
+        self.authorize(&principal, &operation).await?;
         if self.read_only
             && let Some(allow) = left_without_writing(&operation)
         {
@@ -450,10 +450,13 @@ impl Inner {
         Ok(principal)
     }
 
-    fn authorize(&self, principal: &Principal, operation: &Operation) -> Result<(), Failure> {
+    async fn authorize(&self, principal: &Principal, operation: &Operation) -> Result<(), Failure> {
         let needed = operation.access();
         for access in &needed {
-            let decision = self.policy.decide(principal, access);
+            let decision = self.authorizer.authorize(principal, access).await;
+            let decision = decision.inspect_err(|error| {
+                tracing::warn!(%principal, %access, cause = error.cause, "undecided");
+            })?;
             if decision.is_allow() {
                 continue;
             }
@@ -513,8 +516,11 @@ impl Call {
     }
 
     /// Whether the caller may do something besides what the operation needs
-    pub(crate) fn allows(&self, access: &Access) -> bool {
-        self.inner.policy.decide(&self.principal, access).is_allow()
+    ///
+    /// What cannot be known now is a no: nothing asked here is needed.
+    pub(crate) async fn allows(&self, access: &Access) -> bool {
+        let decision = self.inner.authorizer.authorize(&self.principal, access);
+        decision.await.is_ok_and(|decision| decision.is_allow())
     }
 
     /// Refuses a deletion where there are none; `allow` lists the methods that are left

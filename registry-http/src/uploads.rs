@@ -151,17 +151,19 @@ async fn mount(
     from: Option<&RepositoryName>,
 ) -> Result<Option<Option<RepositoryName>>, Failure> {
     call.events.admit().await?;
-    let may_read = |source: &RepositoryName| {
-        call.allows(&Access {
+    let may_read = async |source: &RepositoryName| {
+        let access = Access {
             resource: Resource::Repository(source.clone()),
             action: Action::Pull,
-        })
+            reference: Some((*digest).into()),
+        };
+        call.allows(&access).await
     };
     if call.store().stat_blob(name, digest).await.is_ok() {
         let source = match from {
             Some(from)
                 if call.events.is_on()
-                    && may_read(from)
+                    && may_read(from).await
                     && call.store().stat_blob(from, digest).await.is_ok() =>
             {
                 Some(from.clone())
@@ -175,7 +177,7 @@ async fn mount(
         None => call.store().blob_sources(digest),
     };
     for source in sources {
-        if !may_read(&source) {
+        if !may_read(&source).await {
             continue;
         }
         match call.store().mount_blob(&source, name, digest).await {

@@ -471,6 +471,7 @@ fn hidden(rule: &'static str, repository: &RepositoryName) -> Decision {
              published in a catalogue that you see"
         ),
     )
+    .with_hidden()
 }
 
 /// The first of the versions, for an error message

@@ -115,7 +115,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 ///
 /// let ada = |password| Credentials::Basic { user: "ada".into(), password };
 /// let principal = htpasswd.authenticate(&ada(password)).await?;
-/// assert_eq!(principal, Principal::User { name: "ada".into() });
+/// assert_eq!(principal, Principal::user("ada"));
 /// let wrong = htpasswd.authenticate(&ada(Password::new("battery"))).await;
 /// assert_eq!(wrong, Err(AuthenticateError::Rejected));
 /// # Ok(())
@@ -246,7 +246,7 @@ impl Authenticator for Htpasswd {
             Credentials::Basic { user, password } => {
                 let password = taken_in(password.expose().as_bytes());
                 match self.inner.verdict(user, password).await? {
-                    Verdict::Right => Ok(Principal::User { name: user.clone() }),
+                    Verdict::Right => Ok(Principal::user(user)),
                     Verdict::Wrong => Err(AuthenticateError::Rejected),
                 }
             }

@@ -45,9 +45,7 @@ fn basic(user: &str, password: &str) -> Credentials {
 }
 
 fn accepted(user: &str) -> Result<Principal, AuthenticateError> {
-    Ok(Principal::User {
-        name: user.to_owned(),
-    })
+    Ok(Principal::user(user))
 }
 
 const REJECTED: Result<Principal, AuthenticateError> = Err(AuthenticateError::Rejected);

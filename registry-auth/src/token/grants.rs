@@ -112,7 +112,7 @@ impl Policy for Granted {
                 RULE,
                 format!("log in: this needs a token that grants `{access}`"),
             ),
-            Principal::User { .. } => Decision::deny(
+            Principal::Service { .. } | Principal::User { .. } => Decision::deny(
                 RULE,
                 format!("only a token can grant `{access}`, and none came"),
             ),
@@ -162,6 +162,7 @@ mod tests {
                     let access = Access {
                         resource: resource.clone(),
                         action: *action,
+                        reference: None,
                     };
                     Granted.decide(&principal, &access).is_allow()
                 })
@@ -190,10 +191,9 @@ mod tests {
         let catalog = Access {
             resource: Resource::Catalog,
             action: Action::All,
+            reference: None,
         };
-        let user = Principal::User {
-            name: "ada".to_owned(),
-        };
+        let user = Principal::user("ada");
         for principal in [token(&[]), Principal::Anonymous, user] {
             let decision = Granted.decide(&principal, &catalog);
             assert!(!decision.is_allow());

@@ -203,6 +203,7 @@ impl ResourceActions {
             Some(Access {
                 resource: resource.clone()?,
                 action: self::action(action)?,
+                reference: None,
             })
         })
     }

@@ -162,6 +162,12 @@ fn a_challenge_says_where_to_get_which_token_and_why() {
                 .iter()
                 .flat_map(registry_auth::token::ResourceActions::accesses)
                 .collect();
+            // A scope is about a whole repository.
+            let whole = |access: &Access| Access {
+                reference: None,
+                ..access.clone()
+            };
+            let needed: Vec<Access> = needed.iter().map(whole).collect();
             assert_eq!(asked, needed);
         }
     }

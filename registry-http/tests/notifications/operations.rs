@@ -78,7 +78,7 @@ struct Ada;
 #[async_trait]
 impl Authenticator for Ada {
     async fn authenticate(&self, _: &Credentials) -> Result<Principal, AuthenticateError> {
-        Ok(Principal::User { name: "ada".into() })
+        Ok(Principal::user("ada"))
     }
 
     fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {

@@ -332,9 +332,7 @@ async fn row_a14_a_token_is_checked_once_for_each_request() {
     let login = Login::new(
         |_, _| "Bearer realm=\"https://auth.example/token\"".to_owned(),
         move |credentials| match credentials {
-            Credentials::Bearer(_) if still.load(Ordering::Relaxed) => Ok(Principal::User {
-                name: "ada".to_owned(),
-            }),
+            Credentials::Bearer(_) if still.load(Ordering::Relaxed) => Ok(Principal::user("ada")),
             _ => Err(AuthenticateError::Rejected),
         },
     );

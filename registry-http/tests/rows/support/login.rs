@@ -40,7 +40,7 @@ impl Login {
                 Credentials::Basic { user, password }
                     if user == "ada" && password.expose() == "love:lace" =>
                 {
-                    Ok(Principal::User { name: user.clone() })
+                    Ok(Principal::user(user))
                 }
                 _ => Err(AuthenticateError::Rejected),
             },
@@ -68,9 +68,7 @@ impl Login {
     pub(crate) fn token() -> Self {
         Self::new(bearer_challenge, |credentials| match credentials {
             Credentials::None => Ok(Principal::Anonymous),
-            Credentials::Bearer(token) if token.expose() == "good" => Ok(Principal::User {
-                name: "ada".to_owned(),
-            }),
+            Credentials::Bearer(token) if token.expose() == "good" => Ok(Principal::user("ada")),
             _ => Err(AuthenticateError::Rejected),
         })
     }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use registry_auth::{AllowAll, Anyone, Authenticator, Policy};
+use registry_auth::{AllowAll, Anyone, Authenticator, Authorizer};
 use registry_core::manifest::Limits;
 use registry_http::{Builder, Observer, RegistryService, ServeOptions, serve};
 use registry_storage::{FileSystem, Key, Memory, Objects, StorageError, Store};
@@ -44,7 +44,7 @@ pub(crate) struct Registry {
 /// What a [`Registry`] is made of
 pub(crate) struct Setup {
     authenticator: Arc<dyn Authenticator>,
-    policy: Arc<dyn Policy>,
+    policy: Arc<dyn Authorizer>,
     limits: Option<Limits>,
     allow_delete: bool,
     on_disk: bool,
@@ -71,7 +71,7 @@ impl Setup {
     }
 
     /// Who may do what, instead of everyone everything
-    pub(crate) fn policy(mut self, policy: impl Policy) -> Self {
+    pub(crate) fn policy(mut self, policy: impl Authorizer) -> Self {
         self.policy = Arc::new(policy);
         self
     }

@@ -13,7 +13,7 @@ use registry_examples::serve::{self, Source};
 
 /// A container registry on a folder, in distribution's layout
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "registry", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -260,8 +260,9 @@ fn not_in_what_is_refused() {
     ] {
         let mut command = registry(&["config", "check"]);
         let (_, stdout, stderr) = finish(command.arg(&config).env(name, value));
-        assert!(stderr.contains(name), "{stderr}");
-        has_none("config check", &(stdout + &stderr));
+        let said = stdout + &stderr;
+        assert!(said.contains(name), "{said}");
+        has_none("config check", &said);
     }
     // Nor does the command that makes hashes show a password.
     let mut command = registry(&["htpasswd", "--cost", "4"]);

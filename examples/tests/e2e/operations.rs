@@ -1,14 +1,15 @@
 //! What operators do with a registry: read-only mode, a prefix, purges, and logs
 
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use registry_core::Digest;
+use registry_core::{Digest, MediaType};
 use serde_json::Value;
 
-use crate::support::check::files;
+use crate::support::check::{ACCEPT, files};
 use crate::support::http;
 use crate::support::peer::Peer;
 use crate::support::process::{Server, eventually};
@@ -267,8 +268,9 @@ fn a_reload_changes_the_level() {
     let said_before = reload("info", "second");
     reload("info", "third");
     server.says_after(said_before, &["INFO"]);
-    reload("error", "fourth");
-    thread::sleep(Duration::from_millis(300));
+    let said_before = reload("error", "fourth");
+    // The last that is said at the level that was.
+    server.says_after(said_before, &["SIGHUP"]);
     let said_before = reload("error", "fifth");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(
@@ -293,5 +295,99 @@ fn silly_is_silly() {
     // Nobody should mistake it for a lock.
     let said = server.output();
     assert!(said.contains("open to everyone who sends"), "{said}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_reload_says_what_waits_for_the_next_start() {
+    let site = Site::new();
+    let config = |delete: bool| {
+        format!("{STORAGE}, delete: {{enabled: {delete}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n")
+    };
+    let server = site.serve_with(&config(false));
+    site.configure(&config(true));
+    server.reload();
+    server.says(&["WARN", "`storage` has changed", "next start"]);
+    let digest = Peer::plain(&server.address).push_image("team/app", "v1", 83);
+    let path = format!("/v2/team/app/manifests/{digest}");
+    let peer = Peer::plain(&server.address);
+    peer.request("DELETE", &path).expect(&[405]);
+    assert!(server.stop().success());
+    let server = site.serve();
+    let peer = Peer::plain(&server.address);
+    peer.request("DELETE", &path).expect(&[202]);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn on_a_socket_of_the_file_system() {
+    let site = Site::new();
+    let server = site.serve_with(&format!(
+        "{STORAGE}}}\nhttp: {{net: unix, addr: $SITE/socket}}\n"
+    ));
+    assert_eq!(server.address, site.path("socket").display().to_string());
+    let ask = || {
+        let stream = UnixStream::connect(&server.address).expect("connected");
+        // Who can open the socket is believed what it says of clients.
+        let headers = [("X-Forwarded-For", "192.0.2.7")];
+        let answer = http::send_over(stream, "registry.test", "GET", "/v2/", &headers, &[]);
+        answer.expect("answered").expect(&[200]);
+    };
+    ask();
+    eventually("the request is logged", || {
+        server.output().contains("192.0.2.7 - - [").then_some(())
+    });
+    // A killed one leaves its socket behind; the next start takes it over.
+    let mut server = server;
+    server.kill();
+    assert!(site.path("socket").exists());
+    let server = site.serve();
+    let stream = UnixStream::connect(&server.address).expect("connected");
+    let answer = http::send_over(stream, "registry.test", "GET", "/v2/", &[], &[]);
+    answer.expect("answered").expect(&[200]);
+    assert!(server.stop().success());
+    assert!(!site.path("socket").exists(), "it cleans up");
+}
+
+#[test]
+fn limits_and_the_log_are_as_configured() {
+    let site = Site::new();
+    let server = site.serve_with(&format!(
+        "{STORAGE}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\ncatalog: {{maxentries: 2}}\n\
+         log: {{accesslog: {{disabled: true}}}}\n\
+         validation: {{manifests: {{urls: {{deny: ['^https?://blocked']}}}}}}\n"
+    ));
+    let peer = Peer::plain(&server.address);
+    for name in ["a", "b", "c"] {
+        peer.push_image(name, "v1", 84);
+    }
+    let page = peer.get("/v2/_catalog?n=100").expect(&[200]);
+    assert_eq!(page.text(), r#"{"repositories":["a","b"]}"#);
+    let link = page.header("link").expect("a link to the rest");
+    let (path, _) = link
+        .trim_start_matches('<')
+        .split_once('>')
+        .expect("a link");
+    assert_eq!(peer.get(path).text(), r#"{"repositories":["c"]}"#);
+
+    let read = peer.send("GET", "/v2/a/manifests/v1", &[("Accept", ACCEPT)], &[]);
+    let image = read.expect("answered").expect(&[200]).text();
+    let media_type = MediaType::OCI_MANIFEST;
+    let put = |url: &str| {
+        let urls = format!("\"size\":20000,\"urls\":[\"{url}\"]");
+        let image = image.replace("\"size\":20000", &urls);
+        let headers = [("Content-Type", media_type.as_str())];
+        let answer = peer.send("PUT", "/v2/a/manifests/urls", &headers, image.as_bytes());
+        answer.expect("answered")
+    };
+    let refused = put("https://blocked.example/layer").expect(&[400]);
+    assert!(
+        refused.text().contains("blocked.example"),
+        "{}",
+        refused.text()
+    );
+    put("https://allowed.example/layer").expect(&[201]);
+    let output = server.output();
+    assert!(!output.contains("/v2/"), "{output}");
     assert!(server.stop().success());
 }

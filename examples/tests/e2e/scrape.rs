@@ -308,7 +308,7 @@ fn draining_is_told_before_the_port_closes() {
     let mut server = site.serve_with(
         "version: 0.1\nstorage: {filesystem: {rootdirectory: $SITE/root}}\n\
          http: {addr: \"127.0.0.1:0\", draintimeout: 60s, debug: {addr: \"127.0.0.1:0\"}}\n\
-         registry: {draindelay: 2s}\n",
+         registry: {draindelay: 5s}\n",
     );
     let debug = Peer::plain(&server.debug_address());
     let peer = Peer::plain(&server.address);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use registry_core::{Digest, MediaType};
 use serde_json::Value;
 
+use crate::support::check::ACCEPT;
 use crate::support::hooks::{Mood, Receiver};
 use crate::support::http::{push_blob, push_manifest};
 use crate::support::image::{Noise, Stored};
@@ -261,6 +262,8 @@ fn a_reload_replaces_the_endpoints() {
         let told = pushes(&second.taken());
         told.iter().any(|(tag, ..)| tag == "v1").then_some(())
     });
+    // What was on its way to the first one may still come.
+    thread::sleep(Duration::from_millis(500));
     let before = first.deliveries().len();
     peer.push_image("reloaded", "v2", 43);
     eventually("the second one is told of what comes", || {
@@ -293,6 +296,66 @@ fn a_reload_replaces_the_endpoints() {
         peer.push_image("reloaded", "v4", 45);
         let told = pushes(&first.taken());
         told.iter().any(|(tag, ..)| tag == "v4").then_some(())
+    });
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_full_outbox_refuses_changes_and_serves_reads() {
+    let site = Site::new();
+    let receiver = Receiver::start(Mood::Refuses);
+    let server = site.serve_with(&format!(
+        "{}registry: {{notifications: {{outbox: {{maxbytes: 1048576}}}}}}\n",
+        config(&[("hook", &receiver)])
+    ));
+    let peer = Peer::plain(&server.address);
+    let digest = peer.push_image("full", "v1", 48);
+    let read = |path: &str| peer.send("GET", path, &[("Accept", ACCEPT)], &[]);
+    let image = read("/v2/full/manifests/v1");
+    let image = image.expect("answered").expect(&[200]).body;
+    let media_type = MediaType::OCI_MANIFEST;
+    // An event says what the client calls itself.
+    let agent = "long/".repeat(1600);
+    let headers = [
+        ("Content-Type", media_type.as_str()),
+        ("User-Agent", &*agent),
+    ];
+    let push = |tag: &str| {
+        let path = format!("/v2/full/manifests/{tag}");
+        let answer = peer.send("PUT", &path, &headers, &image);
+        answer.expect("answered").expect(&[201, 503])
+    };
+    let mut acknowledged = vec!["v1".to_owned()];
+    let refused = loop {
+        let tag = format!("t{}", acknowledged.len());
+        let answer = push(&tag);
+        if answer.status == 503 {
+            break answer;
+        }
+        acknowledged.push(tag);
+        // Each event has 8000 bytes.
+        assert!(acknowledged.len() < 200, "the outbox has no bound");
+    };
+    assert!(acknowledged.len() > 50, "{acknowledged:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    let text = refused.text();
+    assert!(text.contains("notification endpoints"), "{text}");
+    let tag = format!("/v2/full/manifests/t{}", acknowledged.len());
+    read(&tag).expect("answered").expect(&[404]);
+    assert_eq!(peer.pull_image("full", "v1"), digest);
+
+    receiver.set(Mood::Takes);
+    eventually("changes are taken again", || {
+        (push("again").status == 201).then_some(())
+    });
+    acknowledged.push("again".to_owned());
+    eventually("every acknowledged push is told", || {
+        let told = pushes(&receiver.taken());
+        let told: BTreeSet<String> = told.into_iter().map(|(tag, ..)| tag).collect();
+        acknowledged
+            .iter()
+            .all(|tag| told.contains(tag))
+            .then_some(())
     });
     assert!(server.stop().success());
 }

@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// A registry that serves a folder: ours, or the reference
 pub(crate) struct Server {
     child: Child,
-    /// `127.0.0.1:<port>`
+    /// `127.0.0.1:<port>`, or the path of a socket
     pub(crate) address: String,
     output: Arc<Mutex<String>>,
     errors: Arc<Mutex<String>>,
@@ -421,11 +421,11 @@ fn signal(id: u32, name: &str) {
         .status();
 }
 
-/// `<host>:<port>` of the URL that follows `words` in a line, if they are in it
+/// `<host>:<port>` of the URL that follows `words` in a line, if they are in it, or the path
 fn address_after(words: &str, line: &str) -> Option<String> {
     let (_, rest) = line.split_once(words)?;
-    let url = rest.split_whitespace().next()?;
-    let (_, address) = url.split_once("://")?;
+    let last = rest.split_whitespace().last()?;
+    let address = last.split_once("://").map_or(last, |(_, address)| address);
     Some(address.trim_end_matches('/').to_owned())
 }
 

@@ -276,7 +276,11 @@ impl Failure {
         let (status, code) = verdict(&cause);
         if status.is_server_error() && !matches!(cause, Cause::Unhealthy) {
             let error = &cause as &(dyn std::error::Error + 'static);
-            if matches!(storage_error(&cause), Some(StorageError::Busy { .. })) {
+            if matches!(cause, Cause::Unidentified { .. }) {
+                // Whoever guesses passwords brings this about as often as he likes: it must not
+                // fill the log. The access log and the metrics have each of them.
+                tracing::debug!(error, "it cannot be known now who asks");
+            } else if matches!(storage_error(&cause), Some(StorageError::Busy { .. })) {
                 tracing::warn!(error, "another request holds what this one needs");
             } else {
                 tracing::error!(error, status = status.as_u16(), "a request failed");

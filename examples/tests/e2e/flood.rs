@@ -130,7 +130,7 @@ fn wrong_passwords_keep_no_right_one_waiting() {
         site.user(user, &right(user), COST);
     }
     let server = site.serve_with(
-        "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n\
+        "version: 0.1\nlog: {level: info, accesslog: {disabled: true}}\n\
          storage: {inmemory: {}}\nhttp: {addr: \"127.0.0.1:0\"}\n\
          auth: {htpasswd: {realm: flooded, path: $SITE/htpasswd}}\n",
     );
@@ -194,6 +194,8 @@ fn wrong_passwords_keep_no_right_one_waiting() {
     assert!(cached < check * TIMES, "{cached:?} against {check:?}");
     assert!(new < check * TIMES, "{new:?} against {check:?}");
     assert!(peak < before + GROWTH, "from {before} to {peak} bytes");
+    let lines = server.errors().lines().count();
+    assert!(lines < 100, "whoever guesses writes the log: {lines} lines");
     // Nobody is locked out, and nothing was learned.
     log_in(address, "target");
     eventually("those who waited have their answer", || {

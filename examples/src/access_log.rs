@@ -47,7 +47,6 @@ impl AccessLog {
             fields: self.fields.clone(),
         };
         let header = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let target = record.uri.path_and_query();
         let values: [(&str, Option<Value>); 13] = [
             ("auth.user.name", record.user.clone().map(Value::from)),
             (
@@ -67,7 +66,7 @@ impl AccessLog {
             ),
             (
                 "http.request.uri",
-                target.map(|target| target.as_str().into()),
+                record.target().map(|target| target.into_owned().into()),
             ),
             (
                 "http.request.useragent",
@@ -122,7 +121,7 @@ mod tests {
         let service = RegistryService::builder(store, Arc::new(Anyone), Arc::new(AllowAll))
             .observer(Arc::new(log))
             .build();
-        let request = Request::put("/v2/a/manifests/x?y=%22")
+        let request = Request::put("/v2/a/manifests/x?tag=%22")
             .header("user-agent", "quoted \"\tx")
             .header("x-request-id", "r1")
             .header("authorization", "Basic c2VjcmV0OnNlY3JldA==")
@@ -139,7 +138,7 @@ mod tests {
     async fn text_is_the_combined_format() {
         let line = logged(&LogOptions::default()).await;
         assert!(
-            line.contains("\"PUT /v2/a/manifests/x?y=%22 HTTP/1.1\" 400 "),
+            line.contains("\"PUT /v2/a/manifests/x?tag=%22 HTTP/1.1\" 400 "),
             "{line}"
         );
         assert!(line.ends_with("\"-\" \"quoted \\x22\\x09x\"\n"), "{line}");
@@ -168,7 +167,7 @@ mod tests {
                 ("http.request.method", json!("PUT")),
                 ("http.request.operation", json!("put_manifest")),
                 ("http.request.received", json!(5)),
-                ("http.request.uri", json!("/v2/a/manifests/x?y=%22")),
+                ("http.request.uri", json!("/v2/a/manifests/x?tag=%22")),
                 ("http.request.useragent", json!("quoted \"\tx")),
                 ("http.response.complete", json!(true)),
                 ("http.response.status", json!(400)),

@@ -1,5 +1,6 @@
 //! One line per request, in the combined log format
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -105,6 +106,50 @@ pub struct AccessRecord {
     pub request_id: RequestId,
 }
 
+/// The parameters whose values are shown: those of the API, and those of Docker's own clients
+const SHOWN_PARAMETERS: [&str; 10] = [
+    "artifactType",
+    "digest",
+    "digest-algorithm",
+    "from",
+    "last",
+    "mount",
+    "n",
+    "ns",
+    "service",
+    "tag",
+];
+
+impl AccessRecord {
+    /// Path and query of the target, with `***` for the values of parameters that are none of
+    /// the API's
+    ///
+    /// The registry takes no secret in a query, but a confused client may send one. `None` for
+    /// a target without a path, such as that of `CONNECT`.
+    pub fn target(&self) -> Option<Cow<'_, str>> {
+        let target = self.uri.path_and_query()?;
+        let Some(query) = target.query() else {
+            return Some(target.path().into());
+        };
+        let is_shown = |parameter: &str| {
+            let name = parameter.split('=').next().unwrap_or_default();
+            SHOWN_PARAMETERS.contains(&name)
+        };
+        if query.split('&').all(is_shown) {
+            return Some(target.as_str().into());
+        }
+        let parameters: Vec<Cow<'_, str>> = query
+            .split('&')
+            .map(|parameter| match parameter.split_once('=') {
+                Some((name, _)) if !is_shown(parameter) => format!("{name}=***").into(),
+                None if !is_shown(parameter) && !parameter.is_empty() => "***".into(),
+                _ => parameter.into(),
+            })
+            .collect();
+        Some(format!("{}?{}", target.path(), parameters.join("&")).into())
+    }
+}
+
 impl fmt::Display for AccessRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.remote {
@@ -123,8 +168,8 @@ impl fmt::Display for AccessRecord {
         }
         escape(f, self.method.as_str().as_bytes(), b'"')?;
         f.write_str(" ")?;
-        match self.uri.path_and_query() {
-            Some(target) => escape(f, target.as_str().as_bytes(), b'"')?,
+        match self.target() {
+            Some(target) => escape(f, target.as_bytes(), b'"')?,
             None => f.write_str("-")?,
         }
         write!(
@@ -271,16 +316,33 @@ mod tests {
     }
 
     #[test]
+    fn values_that_the_api_does_not_know_are_not_shown() {
+        for (target, shown) in [
+            ("/v2/", "/v2/"),
+            ("/v2/_catalog?n=5&last=a/b", "/v2/_catalog?n=5&last=a/b"),
+            ("/v2/?token=hunter2", "/v2/?token=***"),
+            ("/v2/?hunter2", "/v2/?***"),
+            ("/v2/?n=5&password=hunter2=&x", "/v2/?n=5&password=***&***"),
+            ("/v2/?", "/v2/?"),
+            ("/v2/?digest=&", "/v2/?digest=&"),
+        ] {
+            let mut record = record(b"-");
+            record.uri = Uri::try_from(target).unwrap();
+            assert_eq!(record.target().unwrap(), shown);
+        }
+    }
+
+    #[test]
     fn nothing_from_outside_leaves_its_field() {
         let mut record = record(b"a\"b\tc\xff");
         record.user = Some("ada \"x\"\n[".to_owned());
         record.referer = Some(HeaderValue::from_static(""));
-        record.uri = Uri::from_static("http://example.org/v2/?q=%22");
+        record.uri = Uri::from_static("http://example.org/v2/?tag=%22");
         record.version = Version::HTTP_2;
         record.remote = None;
         assert_eq!(
             record.to_string(),
-            "- - ada\\x20\\x22x\\x22\\x0A[ [22/Mar/2019:23:22:10 +0000] \"GET /v2/?q=%22 HTTP/2.0\" 200 5 \"-\" \"a\\x22b\\x09c\\xFF\"",
+            "- - ada\\x20\\x22x\\x22\\x0A[ [22/Mar/2019:23:22:10 +0000] \"GET /v2/?tag=%22 HTTP/2.0\" 200 5 \"-\" \"a\\x22b\\x09c\\xFF\"",
         );
     }
 }

@@ -23,6 +23,7 @@ pub mod challenge;
 pub mod htpasswd;
 pub mod policy;
 pub mod principal;
+pub mod rules;
 pub mod silly;
 pub mod token;
 
@@ -37,5 +38,6 @@ pub use crate::policy::{
     AllowAll, Authenticated, AuthorizeError, Authorizer, Decision, Policy, PullOnly,
 };
 pub use crate::principal::Principal;
+pub use crate::rules::RuleList;
 pub use crate::silly::Silly;
 pub use crate::token::{Granted, TokenAuthenticator, TokenOptions};

@@ -20,6 +20,7 @@
 pub mod acumos;
 pub mod authenticator;
 pub mod challenge;
+pub mod explain;
 pub mod htpasswd;
 pub mod policy;
 pub mod principal;
@@ -33,6 +34,7 @@ pub use crate::authenticator::{
     Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
 };
 pub use crate::challenge::{Quoted, QuotedError};
+pub use crate::explain::Explanation;
 pub use crate::htpasswd::Htpasswd;
 pub use crate::policy::{
     AllowAll, Authenticated, AuthorizeError, Authorizer, Decision, Policy, PullOnly,

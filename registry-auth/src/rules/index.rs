@@ -1,6 +1,6 @@
 //! Which rules of a list can be about an access, without looking at all of them
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use registry_core::{Access, Action, Resource, TagOrDigest};
 
@@ -41,8 +41,8 @@ impl Index {
                 ids.push(*subjects.entry(subject.clone()).or_insert(next));
             }
             match rule.effect {
-                Effect::Allow => allows.put(at, rule, ids),
-                Effect::Deny => denials.put(at, rule, ids),
+                Effect::Allow => allows.put(at, rule, &ids),
+                Effect::Deny => denials.put(at, rule, &ids),
             }
         }
         Self {
@@ -60,6 +60,7 @@ impl Index {
                 rules,
                 subjects: &subjects,
                 access,
+                needed: Kinds::of(access.action),
                 effect,
             })
         };
@@ -96,17 +97,22 @@ impl Index {
 
 /// The rules of one effect, each under every one of its repository patterns
 ///
-/// Each list is in the order of the rules.
+/// A pattern is under what tells it from most others: the whole name, the text that the name
+/// begins with, or a component that the name has. Each list is in the order of the rules.
 #[derive(Clone, Debug, Default)]
 struct Shelf {
     /// About the catalogue
     catalog: Vec<Entry>,
-    /// About exactly this repository
-    exact: HashMap<Box<str>, Vec<Entry>>,
-    /// About repositories whose names begin with this component
-    first: HashMap<Box<str>, Vec<(Entry, RepositoryPattern)>>,
     /// About every repository
     everything: Vec<Entry>,
+    /// About exactly this repository
+    exact: HashMap<Box<str>, Vec<Entry>>,
+    /// About repositories whose names begin with this text
+    heads: HashMap<Box<str>, Vec<(Entry, RepositoryPattern)>>,
+    /// The lengths of those texts
+    head_lengths: BTreeSet<usize>,
+    /// About repositories whose names have this component
+    components: HashMap<Box<str>, Vec<(Entry, RepositoryPattern)>>,
     /// About others
     others: Vec<(Entry, RepositoryPattern)>,
 }
@@ -117,17 +123,24 @@ struct Entry {
     at: u32,
     kinds: Kinds,
     has_tags: bool,
-    subjects: Box<[u32]>,
+    // Most rules have one subject only, which then is at hand.
+    subject: u32,
+    more_subjects: Box<[u32]>,
 }
 
 impl Shelf {
-    fn put(&mut self, at: usize, rule: &Rule, subjects: Vec<u32>) {
+    fn put(&mut self, at: usize, rule: &Rule, subjects: &[u32]) {
+        let [subject, more_subjects @ ..] = subjects else {
+            // About nobody; `Rule::check` refuses it.
+            return;
+        };
         let entry = Entry {
             // There are at most `MAX_RULES`.
             at: at as u32,
             kinds: rule.kinds(),
             has_tags: !rule.tags.is_empty(),
-            subjects: subjects.into(),
+            subject: *subject,
+            more_subjects: more_subjects.into(),
         };
         if rule.has_catalog() {
             self.catalog.push(entry.clone());
@@ -138,9 +151,13 @@ impl Shelf {
             } else if let Some(name) = pattern.exact() {
                 let name = self.exact.entry(name.into()).or_default();
                 name.push(entry.clone());
-            } else if let Some(first) = pattern.first() {
-                let first = self.first.entry(first.into()).or_default();
-                first.push((entry.clone(), pattern.clone()));
+            } else if !pattern.head().is_empty() {
+                self.head_lengths.insert(pattern.head().len());
+                let head = self.heads.entry(pattern.head().into()).or_default();
+                head.push((entry.clone(), pattern.clone()));
+            } else if let Some(component) = pattern.component() {
+                let component = self.components.entry(component.into()).or_default();
+                component.push((entry.clone(), pattern.clone()));
             } else {
                 self.others.push((entry.clone(), pattern.clone()));
             }
@@ -155,17 +172,26 @@ impl Shelf {
             }
             return found;
         };
-        let components: Vec<&str> = name.components().collect();
         let exact = self.exact.get(name.as_str());
         for entry in exact.into_iter().flatten().chain(&self.everything) {
             found.add(entry.at, search.matches(entry));
         }
-        let first = components.first().and_then(|first| self.first.get(*first));
-        for (entry, pattern) in first.into_iter().flatten().chain(&self.others) {
-            // The pattern last, since it costs the most.
-            let fit = search.matches(entry);
-            if fit != Fit::No && found.wants(entry.at) && pattern.matches_components(&components) {
-                found.add(entry.at, fit);
+        let components: Vec<&str> = name.components().collect();
+        let by_head = self.head_lengths.range(..=name.as_str().len());
+        // Names are ASCII, so that every length is between two characters.
+        let by_head = by_head.filter_map(|length| self.heads.get(&name.as_str()[..*length]));
+        let by_component = components.iter().enumerate().filter_map(|(at, component)| {
+            // A component that comes twice is looked up once.
+            let is_new = !components[..at].contains(component);
+            is_new.then(|| self.components.get(*component)).flatten()
+        });
+        let candidates = by_head.chain(by_component).chain([&self.others]);
+        for (entry, pattern) in candidates.flatten() {
+            if search.is_about(entry)
+                && found.wants(entry.at)
+                && pattern.matches_components(&components)
+            {
+                found.add(entry.at, search.matches(entry));
             }
         }
         found
@@ -210,6 +236,7 @@ struct Search<'a> {
     rules: &'a [Rule],
     subjects: &'a [u32],
     access: &'a Access,
+    needed: Kinds,
     effect: Effect,
 }
 
@@ -223,8 +250,7 @@ impl Search<'_> {
 
     /// All but the repository
     fn matches(&self, entry: &Entry) -> Fit {
-        let needed = Kinds::of(self.access.action);
-        if !entry.kinds.decide(self.effect, needed) || !self.is_subject(entry) {
+        if !self.is_about(entry) {
             Fit::No
         } else if !entry.has_tags || self.has_tag(&self.rules[entry.at as usize]) {
             Fit::Yes
@@ -233,8 +259,17 @@ impl Search<'_> {
         }
     }
 
+    /// All but the repository and the tag
+    fn is_about(&self, entry: &Entry) -> bool {
+        entry.kinds.decide(self.effect, self.needed) && self.is_subject(entry)
+    }
+
     fn is_subject(&self, entry: &Entry) -> bool {
-        entry.subjects.iter().any(|one| self.subjects.contains(one))
+        self.subjects.contains(&entry.subject)
+            || entry
+                .more_subjects
+                .iter()
+                .any(|one| self.subjects.contains(one))
     }
 
     /// Whether a rule with tags is about the content; see the table of the module

@@ -84,12 +84,17 @@ impl RepositoryPattern {
         (!self.text.contains('*')).then_some(&self.text)
     }
 
-    /// The first component of every name that it matches, if they have the same one
-    pub(super) fn first(&self) -> Option<&str> {
-        match self.parts.first() {
-            Some(Part::One(glob)) => glob.exact(),
-            _ => None,
-        }
+    /// What every name that it matches begins with
+    pub(super) fn head(&self) -> &str {
+        self.text.split('*').next().unwrap_or_default()
+    }
+
+    /// A component that every name that it matches has
+    pub(super) fn component(&self) -> Option<&str> {
+        self.parts.iter().find_map(|part| match part {
+            Part::One(glob) => glob.exact(),
+            Part::Several => None,
+        })
     }
 }
 

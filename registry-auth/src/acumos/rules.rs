@@ -356,7 +356,7 @@ fn list(account: &Account, repository: &RepositoryName, facts: &Facts) -> Result
                     solution.id, catalog.name
                 ),
             )
-            .with_fact(format!("`{repository}` is an image of {}", named(solution)))
+            .with_fact(image_of(repository, solution))
             .with_fact(in_catalog(catalog)));
         }
     }
@@ -579,7 +579,7 @@ fn owns(account: &Account, solution: &Solution, facts: &Facts) -> Result<bool, Q
 
 fn owner(account: &Account, repository: &RepositoryName, solution: &Solution) -> Decision {
     Decision::allow("owner", format!("you own solution {}", solution.id))
-        .with_fact(format!("`{repository}` is an image of {}", named(solution)))
+        .with_fact(image_of(repository, solution))
         .with_fact(ownership(account, solution))
 }
 
@@ -609,7 +609,7 @@ fn unpublished(
 
 /// A user as operators know one
 fn who(account: &Account) -> String {
-    format!("`{}` (user {})", account.login, account.user.0)
+    ["`", &account.login, "` (user ", &account.user.0, ")"].concat()
 }
 
 fn roles_of(account: &Account) -> String {
@@ -625,24 +625,69 @@ fn roles_of(account: &Account) -> String {
 
 /// A solution as operators know one
 fn named(solution: &Solution) -> String {
-    format!("solution {} ({})", solution.id, solution.name)
+    ["solution ", solution.id.as_str(), " (", &solution.name, ")"].concat()
+}
+
+// The facts that most decisions have are concatenated: formatting them would take longer than
+// the decision.
+
+fn image_of(repository: &RepositoryName, solution: &Solution) -> String {
+    let id = solution.id.as_str();
+    let name = &solution.name;
+    [
+        "`",
+        repository.as_str(),
+        "` is an image of solution ",
+        id,
+        " (",
+        name,
+        ")",
+    ]
+    .concat()
 }
 
 fn ownership(account: &Account, solution: &Solution) -> String {
+    let (id, name) = (solution.id.as_str(), &solution.name);
+    let (login, user) = (&account.login, &account.user.0);
     if solution.owner == account.user {
-        format!("{} is owned by {}", named(solution), who(account))
+        [
+            "solution ",
+            id,
+            " (",
+            name,
+            ") is owned by `",
+            login,
+            "` (user ",
+            user,
+            ")",
+        ]
+        .concat()
     } else {
-        format!("{} is a co-owner of {}", who(account), named(solution))
+        [
+            "`",
+            login,
+            "` (user ",
+            user,
+            ") is a co-owner of solution ",
+            id,
+            " (",
+            name,
+            ")",
+        ]
+        .concat()
     }
 }
 
 fn other_owner(account: &Account, solution: &Solution) -> String {
-    format!(
-        "{} is owned by user {}, not by {}",
-        named(solution),
-        solution.owner.0,
-        who(account)
-    )
+    let owner = &solution.owner.0;
+    [
+        &named(solution),
+        " is owned by user ",
+        owner,
+        ", not by ",
+        &who(account),
+    ]
+    .concat()
 }
 
 fn is_revision(
@@ -651,12 +696,22 @@ fn is_revision(
     revision: &Revision,
     solution: &Solution,
 ) -> String {
-    format!(
-        "`{repository}:{tag}` is revision {} ({}) of {}",
-        revision.version,
-        revision.id.0,
-        named(solution)
-    )
+    [
+        "`",
+        repository.as_str(),
+        ":",
+        tag.as_str(),
+        "` is revision ",
+        &revision.version,
+        " (",
+        &revision.id.0,
+        ") of solution ",
+        solution.id.as_str(),
+        " (",
+        &solution.name,
+        ")",
+    ]
+    .concat()
 }
 
 fn no_revision(repository: &RepositoryName, tag: &Tag, solution: &Solution) -> String {
@@ -668,7 +723,7 @@ fn no_revision(repository: &RepositoryName, tag: &Tag, solution: &Solution) -> S
 
 fn in_catalog(catalog: &Catalog) -> String {
     match &catalog.visibility {
-        Visibility::Public => format!("in the catalogue `{}`, which is public", catalog.name),
+        Visibility::Public => ["in the catalogue `", &catalog.name, "`, which is public"].concat(),
         Visibility::Restricted { roles } => format!(
             "in the catalogue `{}`, which is for the roles `{}`",
             catalog.name,

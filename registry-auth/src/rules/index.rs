@@ -103,8 +103,8 @@ impl Index {
 struct Shelf {
     /// About the catalogue
     catalog: Vec<Entry>,
-    /// About every repository
-    everything: Vec<Entry>,
+    /// About every repository, by each of the subjects
+    everything: HashMap<u32, Vec<Entry>>,
     /// About exactly this repository
     exact: HashMap<Box<str>, Vec<Entry>>,
     /// About repositories whose names begin with this text
@@ -147,7 +147,10 @@ impl Shelf {
         }
         for pattern in &rule.repositories {
             if pattern.is_everything() {
-                self.everything.push(entry.clone());
+                for subject in subjects {
+                    let everything = self.everything.entry(*subject).or_default();
+                    everything.push(entry.clone());
+                }
             } else if let Some(name) = pattern.exact() {
                 let name = self.exact.entry(name.into()).or_default();
                 name.push(entry.clone());
@@ -173,7 +176,9 @@ impl Shelf {
             return found;
         };
         let exact = self.exact.get(name.as_str());
-        for entry in exact.into_iter().flatten().chain(&self.everything) {
+        let everything = search.subjects.iter();
+        let everything = everything.filter_map(|subject| self.everything.get(subject));
+        for entry in exact.into_iter().chain(everything).flatten() {
             found.add(entry.at, search.matches(entry));
         }
         let components: Vec<&str> = name.components().collect();

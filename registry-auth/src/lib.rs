@@ -20,9 +20,11 @@
 pub mod acumos;
 pub mod authenticator;
 pub mod challenge;
+pub mod explain;
 pub mod htpasswd;
 pub mod policy;
 pub mod principal;
+pub mod rules;
 pub mod silly;
 pub mod token;
 
@@ -32,10 +34,12 @@ pub use crate::authenticator::{
     Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
 };
 pub use crate::challenge::{Quoted, QuotedError};
+pub use crate::explain::Explanation;
 pub use crate::htpasswd::Htpasswd;
 pub use crate::policy::{
     AllowAll, Authenticated, AuthorizeError, Authorizer, Decision, Policy, PullOnly,
 };
 pub use crate::principal::Principal;
+pub use crate::rules::RuleList;
 pub use crate::silly::Silly;
 pub use crate::token::{Granted, TokenAuthenticator, TokenOptions};

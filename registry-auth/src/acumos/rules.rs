@@ -69,16 +69,24 @@ impl Rules {
     /// The fact that is needed next.
     pub fn decide(&self, request: &Request<'_>, facts: &Facts) -> Result<Decision, Query> {
         let Some(login) = request.user else {
-            return Ok(Decision::deny(
-                "anonymous",
-                "log in with your account of the platform",
-            ));
+            return Ok(
+                Decision::deny("anonymous", "log in with your account of the platform")
+                    .with_missing("an account of the platform"),
+            );
         };
         let account = match facts.account(login)? {
             Some(account) if account.active => account,
             // Not told apart: who may log in is nobody else's business.
-            Some(_) => return Ok(Decision::deny("inactive-account", NO_ACCOUNT)),
-            None => return Ok(Decision::deny("unknown-account", NO_ACCOUNT)),
+            Some(account) => {
+                return Ok(Decision::deny("inactive-account", NO_ACCOUNT)
+                    .with_fact(format!("the account of {} is not active", who(account)))
+                    .with_missing("the account to be active"));
+            }
+            None => {
+                return Ok(Decision::deny("unknown-account", NO_ACCOUNT)
+                    .with_fact(format!("the platform has no account `{login}`"))
+                    .with_missing(format!("an active account `{login}`")));
+            }
         };
         let Some(repository) = request.repository else {
             return Ok(self.administer(account, "only administrators may list all repositories"));
@@ -106,8 +114,10 @@ impl Rules {
     fn administer(&self, account: &Account, otherwise: &'static str) -> Decision {
         match account.roles.contains(&self.admin_role) {
             true => Decision::allow("administrator", "you are an administrator"),
-            false => Decision::deny("not-administrator", otherwise),
+            false => Decision::deny("not-administrator", otherwise)
+                .with_missing(format!("the role `{}`", self.admin_role)),
         }
+        .with_fact(roles_of(account))
     }
 
     fn push(
@@ -120,7 +130,7 @@ impl Rules {
         let claims = Claims::of(repository, facts)?;
         let mut owned = Vec::new();
         let mut others = Vec::new();
-        for solution in claims.solutions {
+        for &solution in &claims.solutions {
             let owns = solution.owner == account.user
                 || (self.co_owner_push && facts.co_owners(&solution.id)?.contains(&account.user));
             match owns {
@@ -129,17 +139,30 @@ impl Rules {
             }
         }
         if owned.is_empty() {
-            return Ok(Decision::deny(
-                if others.is_empty() {
-                    "unknown-solution"
+            let reason = format!(
+                "you own no solution with an image `{repository}`; push to \
+                 `<model name>_<solution id>` of a solution of yours"
+            );
+            if others.is_empty() {
+                let decision = Decision::deny("unknown-solution", reason);
+                return Ok(claims.missing(decision, repository));
+            }
+            let mut decision = Decision::deny("not-owner", reason);
+            for solution in others {
+                decision = decision.with_fact(other_owner(account, solution));
+                if !self.co_owner_push {
+                    decision = decision.with_fact("co-owners may not push here");
+                }
+            }
+            return Ok(decision.with_missing(format!(
+                "{} to own a solution with the image `{repository}`{}",
+                who(account),
+                if self.co_owner_push {
+                    ", or to be a co-owner"
                 } else {
-                    "not-owner"
-                },
-                format!(
-                    "you own no solution with an image `{repository}`; push to \
-                     `<model name>_<solution id>` of a solution of yours"
-                ),
-            ));
+                    ""
+                }
+            )));
         }
         // By its id a solution is found under any name; it may be pushed under its own only.
         if let (Some(model), [solution]) = (claims.model, owned.as_slice())
@@ -158,13 +181,25 @@ impl Rules {
                     model_name(&solution.name),
                     solution.id,
                 ),
-            ));
+            )
+            .with_fact(ownership(account, solution))
+            .with_fact(format!(
+                "no revision of {} has an image `{repository}`",
+                named(solution)
+            ))
+            .with_missing(format!(
+                "`{repository}` to be the image of one of its revisions, or the solution to have \
+                 the name that is in `{repository}`"
+            )));
         }
         let Some(tag) = tag else {
-            return Ok(Decision::allow(
+            let decision = Decision::allow(
                 "owner",
                 format!("you own a solution with the image `{repository}`"),
-            ));
+            );
+            return Ok(owned.iter().fold(decision, |decision, solution| {
+                decision.with_fact(ownership(account, solution))
+            }));
         };
         for solution in others {
             if facts
@@ -178,11 +213,19 @@ impl Rules {
                         "`{repository}:{tag}` is also the image of a solution that you do not own; \
                          push to `<model name>_<solution id>`"
                     ),
-                ));
+                )
+                .with_fact(format!(
+                    "`{repository}:{tag}` is an image of {}",
+                    named(solution)
+                ))
+                .with_fact(other_owner(account, solution))
+                .with_missing(format!(
+                    "`{repository}:{tag}` to be an image of no solution of somebody else"
+                )));
             }
         }
         let mut versions = Vec::new();
-        for solution in owned {
+        for solution in &owned {
             for revision in facts.revisions(&solution.id)? {
                 let by_version = claims.model.is_some() && is_tag_of(tag, &revision.version);
                 if by_version || has_image(revision, repository, tag) {
@@ -192,12 +235,14 @@ impl Rules {
                             "you own solution {}, and `{tag}` is its revision {}",
                             solution.id, revision.version
                         ),
-                    ));
+                    )
+                    .with_fact(is_revision(repository, tag, revision, solution))
+                    .with_fact(ownership(account, solution)));
                 }
                 versions.push(revision.version.to_lowercase());
             }
         }
-        Ok(Decision::deny(
+        let decision = Decision::deny(
             "no-such-revision",
             match versions.is_empty() {
                 true => format!("the solution has no revision yet; `{tag}` must be one"),
@@ -206,7 +251,11 @@ impl Rules {
                     shortened(versions)
                 ),
             },
-        ))
+        );
+        let decision = owned.iter().fold(decision, |decision, solution| {
+            decision.with_fact(ownership(account, solution))
+        });
+        Ok(decision.with_missing(no_revision(repository, tag, owned[0])))
     }
 }
 
@@ -225,25 +274,52 @@ struct Claims<'f, 'r> {
     model: Option<&'r str>,
     /// Those that exist for the portal
     solutions: Vec<&'f Solution>,
+    /// Those that were deleted in the portal
+    deleted: Vec<&'f Solution>,
 }
 
 impl<'f, 'r> Claims<'f, 'r> {
     fn of(repository: &'r RepositoryName, facts: &'f Facts) -> Result<Self, Query> {
-        if let Some((model, id)) = split(repository) {
-            let solution = facts.solution(&id)?.filter(|solution| solution.active);
-            return Ok(Self {
-                model: Some(model),
-                solutions: solution.into_iter().collect(),
-            });
-        }
-        let mut solutions = Vec::new();
-        for id in facts.claimants(repository)? {
-            solutions.extend(facts.solution(id)?.filter(|solution| solution.active));
-        }
-        Ok(Self {
+        let mut claims = Self {
             model: None,
-            solutions,
-        })
+            solutions: Vec::new(),
+            deleted: Vec::new(),
+        };
+        if let Some((model, id)) = split(repository) {
+            claims.model = Some(model);
+            claims.add(facts.solution(&id)?);
+        } else {
+            for id in facts.claimants(repository)? {
+                claims.add(facts.solution(id)?);
+            }
+        }
+        Ok(claims)
+    }
+
+    fn add(&mut self, solution: Option<&'f Solution>) {
+        match solution {
+            Some(solution) if solution.active => self.solutions.push(solution),
+            Some(solution) => self.deleted.push(solution),
+            None => {}
+        }
+    }
+
+    /// Says of a denial that it is because there is no solution
+    fn missing(&self, decision: Decision, repository: &RepositoryName) -> Decision {
+        let mut decision = decision.with_missing(match self.model {
+            Some(_) => format!("a solution with the id that `{repository}` ends in"),
+            None => format!("a solution with an image `{repository}` among its artifacts"),
+        });
+        for solution in &self.deleted {
+            decision = decision.with_fact(format!("{} is deleted in the portal", named(solution)));
+        }
+        match (self.model, self.deleted.is_empty()) {
+            (_, false) => decision,
+            (Some(_), true) => decision.with_fact(format!(
+                "the platform has no solution with the id that `{repository}` ends in"
+            )),
+            (None, true) => decision.with_fact(format!("no solution has an image `{repository}`")),
+        }
     }
 }
 
@@ -268,7 +344,7 @@ fn list(account: &Account, repository: &RepositoryName, facts: &Facts) -> Result
     let claims = Claims::of(repository, facts)?;
     for solution in &claims.solutions {
         if owns(account, solution, facts)? {
-            return Ok(owner(solution));
+            return Ok(owner(account, repository, solution));
         }
     }
     for solution in &claims.solutions {
@@ -279,17 +355,16 @@ fn list(account: &Account, repository: &RepositoryName, facts: &Facts) -> Result
                     "solution {} is in the catalogue `{}`",
                     solution.id, catalog.name
                 ),
-            ));
+            )
+            .with_fact(image_of(repository, solution))
+            .with_fact(in_catalog(catalog)));
         }
     }
-    Ok(hidden(
-        if claims.solutions.is_empty() {
-            "unknown-solution"
-        } else {
-            "not-published"
-        },
-        repository,
-    ))
+    if claims.solutions.is_empty() {
+        let decision = hidden("unknown-solution", repository);
+        return Ok(claims.missing(decision, repository));
+    }
+    unpublished(account, repository, &claims.solutions, facts)
 }
 
 /// Whether a user may pull what lies under a digest: what a tag leads to that may be pulled
@@ -303,24 +378,35 @@ fn pull_digest(
     if let (Some(_), [solution]) = (claims.model, claims.solutions.as_slice())
         && owns(account, solution, facts)?
     {
-        return Ok(owner(solution));
+        return Ok(owner(account, repository, solution));
     }
     if claims.solutions.is_empty() {
-        return Ok(hidden("unknown-solution", repository));
+        let decision = hidden("unknown-solution", repository);
+        return Ok(claims.missing(decision, repository));
     }
     let mut denied = None;
     let mut ask = None;
     for tag in facts.tags(repository, digest)? {
         match pull_tag(account, repository, tag, facts)? {
-            Pull::Decided(decision) if decision.is_allow() => return Ok(decision),
-            Pull::Decided(decision) => denied = Some(decision),
+            Pull::Decided(decision) => {
+                let decision = decision.with_fact(format!("tag `{tag}` leads to {digest}"));
+                if decision.is_allow() {
+                    return Ok(decision);
+                }
+                denied = Some(decision);
+            }
             Pull::AskRight(query) => ask = ask.or(Some(query)),
         }
     }
     match (ask, denied) {
         (Some(query), _) => Err(query),
         (None, Some(decision)) => Ok(decision),
-        (None, None) => Ok(hidden("untagged", repository)),
+        (None, None) => Ok(hidden("untagged", repository)
+            .with_fact(format!("no tag of `{repository}` leads to {digest}"))
+            .with_missing(format!(
+                "a tag that {} may pull and that leads to it, or to own the solution",
+                who(account)
+            ))),
     }
 }
 
@@ -331,7 +417,7 @@ fn pull_tag(
     facts: &Facts,
 ) -> Result<Pull, Query> {
     let claims = Claims::of(repository, facts)?;
-    let mut solutions = claims.solutions;
+    let mut solutions = claims.solutions.clone();
     if claims.model.is_none() {
         let mut claiming = Vec::new();
         for solution in solutions {
@@ -352,15 +438,38 @@ fn pull_tag(
         }
     }
     if let [solution] = owned.as_slice() {
-        return Ok(Pull::Decided(owner(solution)));
+        return Ok(Pull::Decided(owner(account, repository, solution)));
     }
     let solution = match solutions.as_slice() {
-        [] => return Ok(Pull::Decided(hidden("unknown-solution", repository))),
+        [] => {
+            let decision = hidden("unknown-solution", repository);
+            return Ok(Pull::Decided(if claims.solutions.is_empty() {
+                claims.missing(decision, repository)
+            } else {
+                decision
+                    .with_fact(format!("no revision has an image `{repository}:{tag}`"))
+                    .with_missing(format!("a revision with an image `{repository}:{tag}`"))
+            }));
+        }
         [solution] => *solution,
-        _ => return Ok(Pull::Decided(hidden("ambiguous", repository))),
+        _ => {
+            let mut decision = hidden("ambiguous", repository);
+            for solution in &solutions {
+                decision = decision.with_fact(format!(
+                    "`{repository}:{tag}` is an image of {}, owned by {}",
+                    named(solution),
+                    solution.owner.0
+                ));
+            }
+            return Ok(Pull::Decided(decision.with_missing(format!(
+                "`{repository}:{tag}` to be an image of one solution only, or {} to own exactly one \
+                 of them",
+                who(account)
+            ))));
+        }
     };
     let Some(catalog) = visible(account, facts.catalogs(&solution.id)?) else {
-        return Ok(Pull::Decided(hidden("not-published", repository)));
+        return unpublished(account, repository, &[solution], facts).map(Pull::Decided);
     };
     let revisions = facts.revisions(&solution.id)?;
     let by_image = |revision: &&Revision| has_image(revision, repository, tag);
@@ -376,14 +485,22 @@ fn pull_tag(
     // nothing tells which one the image is.
     let mut decision = None;
     for revision in meant {
+        let told = |decision: Decision| {
+            decision
+                .with_fact(is_revision(repository, tag, revision, solution))
+                .with_fact(in_catalog(catalog))
+        };
         match pull_revision(account, solution, catalog, revision, facts)? {
-            Pull::Decided(allowed) if allowed.is_allow() => decision = Some(allowed),
-            other => return Ok(other),
+            Pull::Decided(allowed) if allowed.is_allow() => decision = Some(told(allowed)),
+            Pull::Decided(denied) => return Ok(Pull::Decided(told(denied))),
+            ask => return Ok(ask),
         }
     }
-    Ok(Pull::Decided(
-        decision.unwrap_or_else(|| hidden("no-such-revision", repository)),
-    ))
+    Ok(Pull::Decided(decision.unwrap_or_else(|| {
+        hidden("no-such-revision", repository)
+            .with_fact(in_catalog(catalog))
+            .with_missing(no_revision(repository, tag, solution))
+    })))
 }
 
 /// Whether a revision of a published solution may be used
@@ -399,47 +516,230 @@ fn pull_revision(
         "solution {} is in the catalogue `{}`",
         solution.id, catalog.name
     );
-    match facts.license(&revision.id)? {
+    let license = facts.license(&revision.id)?;
+    match license {
         License::Free => {
-            return Ok(Pull::Decided(Decision::allow(
-                "open-source",
-                format!("{published}, and revision {version} is open source"),
-            )));
+            return Ok(Pull::Decided(
+                Decision::allow(
+                    "open-source",
+                    format!("{published}, and revision {version} is open source"),
+                )
+                .with_fact(demand(license)),
+            ));
         }
         License::Revoked => {
-            return Ok(Pull::Decided(Decision::deny(
-                "license-revoked",
-                format!("the licence of revision {version} was withdrawn"),
-            )));
+            return Ok(Pull::Decided(
+                Decision::deny(
+                    "license-revoked",
+                    format!("the licence of revision {version} was withdrawn"),
+                )
+                .with_fact(demand(license))
+                .with_missing(format!(
+                    "the licence of revision {version} to be valid again, or {} to own {}",
+                    who(account),
+                    named(solution)
+                )),
+            ));
         }
         License::RightRequired | License::Unknown => {}
     }
-    Ok(match facts.right(&revision.id, &account.user) {
-        Err(query) => Pull::AskRight(query),
-        Ok(Right::Own) => Pull::Decided(Decision::allow(
+    let decision = match facts.right(&revision.id, &account.user) {
+        Err(query) => return Ok(Pull::AskRight(query)),
+        Ok(Right::Own) => Decision::allow(
             "right-to-use",
             format!("{published}, and you have a right to use revision {version}"),
-        )),
-        Ok(Right::Everyone) => Pull::Decided(Decision::allow(
+        )
+        .with_fact(format!("right to use: of {}", who(account))),
+        Ok(Right::Everyone) => Decision::allow(
             "right-to-use-for-all",
             format!("{published}, and every user has a right to use revision {version}"),
-        )),
-        Ok(Right::None { reason }) => Pull::Decided(Decision::deny(
+        )
+        .with_fact("right to use: of everyone"),
+        Ok(Right::None { reason }) => Decision::deny(
             "no-right-to-use",
             format!(
                 "revision {version} is not open source and you have no right to use it ({reason}); \
                  ask its licensor for one"
             ),
+        )
+        .with_fact(format!("right to use: none ({reason})"))
+        .with_missing(format!(
+            "a right of {}, or of everyone, to use revision {version} ({}), or to own {}",
+            who(account),
+            revision.id.0,
+            named(solution)
         )),
-    })
+    };
+    Ok(Pull::Decided(decision.with_fact(demand(license))))
 }
 
 fn owns(account: &Account, solution: &Solution, facts: &Facts) -> Result<bool, Query> {
     Ok(solution.owner == account.user || facts.co_owners(&solution.id)?.contains(&account.user))
 }
 
-fn owner(solution: &Solution) -> Decision {
+fn owner(account: &Account, repository: &RepositoryName, solution: &Solution) -> Decision {
     Decision::allow("owner", format!("you own solution {}", solution.id))
+        .with_fact(image_of(repository, solution))
+        .with_fact(ownership(account, solution))
+}
+
+/// The denial of solutions that are in no catalogue that the user sees
+fn unpublished(
+    account: &Account,
+    repository: &RepositoryName,
+    solutions: &[&Solution],
+    facts: &Facts,
+) -> Result<Decision, Query> {
+    let mut decision = hidden("not-published", repository).with_missing(format!(
+        "a catalogue that {} sees with one of these solutions in it, or to own or co-own it",
+        who(account)
+    ));
+    for solution in solutions {
+        let catalogs = facts.catalogs(&solution.id)?;
+        decision = decision.with_fact(other_owner(account, solution));
+        if catalogs.is_empty() {
+            decision = decision.with_fact(format!("{} is in no catalogue", named(solution)));
+        }
+        for catalog in catalogs {
+            decision = decision.with_fact(in_catalog(catalog));
+        }
+    }
+    Ok(decision.with_fact(roles_of(account)))
+}
+
+/// A user as operators know one
+fn who(account: &Account) -> String {
+    ["`", &account.login, "` (user ", &account.user.0, ")"].concat()
+}
+
+fn roles_of(account: &Account) -> String {
+    match account.roles.is_empty() {
+        true => format!("{} has no roles", who(account)),
+        false => format!(
+            "{} has the roles `{}`",
+            who(account),
+            account.roles.join("`, `")
+        ),
+    }
+}
+
+/// A solution as operators know one
+fn named(solution: &Solution) -> String {
+    ["solution ", solution.id.as_str(), " (", &solution.name, ")"].concat()
+}
+
+// The facts that most decisions have are concatenated: formatting them would take longer than
+// the decision.
+
+fn image_of(repository: &RepositoryName, solution: &Solution) -> String {
+    let id = solution.id.as_str();
+    let name = &solution.name;
+    [
+        "`",
+        repository.as_str(),
+        "` is an image of solution ",
+        id,
+        " (",
+        name,
+        ")",
+    ]
+    .concat()
+}
+
+fn ownership(account: &Account, solution: &Solution) -> String {
+    let (id, name) = (solution.id.as_str(), &solution.name);
+    let (login, user) = (&account.login, &account.user.0);
+    if solution.owner == account.user {
+        [
+            "solution ",
+            id,
+            " (",
+            name,
+            ") is owned by `",
+            login,
+            "` (user ",
+            user,
+            ")",
+        ]
+        .concat()
+    } else {
+        [
+            "`",
+            login,
+            "` (user ",
+            user,
+            ") is a co-owner of solution ",
+            id,
+            " (",
+            name,
+            ")",
+        ]
+        .concat()
+    }
+}
+
+fn other_owner(account: &Account, solution: &Solution) -> String {
+    let owner = &solution.owner.0;
+    [
+        &named(solution),
+        " is owned by user ",
+        owner,
+        ", not by ",
+        &who(account),
+    ]
+    .concat()
+}
+
+fn is_revision(
+    repository: &RepositoryName,
+    tag: &Tag,
+    revision: &Revision,
+    solution: &Solution,
+) -> String {
+    [
+        "`",
+        repository.as_str(),
+        ":",
+        tag.as_str(),
+        "` is revision ",
+        &revision.version,
+        " (",
+        &revision.id.0,
+        ") of solution ",
+        solution.id.as_str(),
+        " (",
+        &solution.name,
+        ")",
+    ]
+    .concat()
+}
+
+fn no_revision(repository: &RepositoryName, tag: &Tag, solution: &Solution) -> String {
+    format!(
+        "a revision of {} with the version `{tag}` or the image `{repository}:{tag}`",
+        named(solution)
+    )
+}
+
+fn in_catalog(catalog: &Catalog) -> String {
+    match &catalog.visibility {
+        Visibility::Public => ["in the catalogue `", &catalog.name, "`, which is public"].concat(),
+        Visibility::Restricted { roles } => format!(
+            "in the catalogue `{}`, which is for the roles `{}`",
+            catalog.name,
+            roles.join("`, `")
+        ),
+    }
+}
+
+/// What a licence demands, in words
+fn demand(license: License) -> &'static str {
+    match license {
+        License::Free => "licence: open source",
+        License::Revoked => "licence: withdrawn",
+        License::RightRequired => "licence: right required",
+        License::Unknown => "licence: unknown, so a right is required",
+    }
 }
 
 /// The first catalogue in which the user sees a solution

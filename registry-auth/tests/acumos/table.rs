@@ -293,6 +293,9 @@ fn every_case_is_decided_by_its_rule() {
         let got = (decision.is_allow(), decision.rule());
         assert_eq!(got, (case.allow, case.rule.as_str()), "{}", case.line);
         assert!(!decision.reason().is_empty(), "{}", case.line);
+        let anonymous = decision.rule() == "anonymous";
+        assert_eq!(decision.facts().is_empty(), anonymous, "{}", case.line);
+        assert_eq!(decision.missing().is_none(), case.allow, "{}", case.line);
         let model = world.may(true, &case.request());
         assert_eq!(model, case.allow, "the model: {}", case.line);
     }
@@ -412,5 +415,155 @@ fn a_denial_says_what_would_have_been_allowed() {
         let (decision, _) = world.decide(&Rules::default(), &case.request());
         assert_eq!(decision.rule(), case.rule, "{line}");
         assert!(decision.reason().contains(part), "{}", decision.reason());
+    }
+}
+
+#[test]
+fn a_decision_says_operators_on_what_it_rests_and_what_is_missing() {
+    let world = world();
+    let solution = |number: u32, name: &str| format!("solution {} ({name})", id(number));
+    let iris = solution(1, "Iris");
+    let iris_name = format!("iris_{}", id(1));
+    let face = solution(2, "Face Privacy");
+    let eve = "`eve` (user id of eve)";
+    let public = "in the catalogue `Public Models`, which is public".to_owned();
+    let revision = |version: &str, number: u32| {
+        format!(
+            "`{iris_name}:{version}` is revision {version} ({} {number}) of {iris}",
+            id(1)
+        )
+    };
+    let cases: Vec<(&str, Vec<String>, Option<String>)> = vec![
+        (
+            "dan pull iris_#1:1.0.0 deny inactive-account",
+            vec!["the account of `dan` (user id of dan) is not active".to_owned()],
+            Some("the account to be active".to_owned()),
+        ),
+        (
+            "ada pull iris_#1:2.0.0 allow owner",
+            vec![
+                format!("`{iris_name}` is an image of {iris}"),
+                format!("{iris} is owned by `ada` (user id of ada)"),
+            ],
+            None,
+        ),
+        (
+            "bob pull iris_#1:2.0.0 allow owner",
+            vec![
+                format!("`{iris_name}` is an image of {iris}"),
+                format!("`bob` (user id of bob) is a co-owner of {iris}"),
+            ],
+            None,
+        ),
+        (
+            "eve pull iris_#1:1.0.0 allow open-source",
+            vec![
+                "licence: open source".to_owned(),
+                revision("1.0.0", 0),
+                public.clone(),
+            ],
+            None,
+        ),
+        (
+            "cyd pull iris_#1@iris-2 allow right-to-use",
+            vec![
+                "right to use: of `cyd` (user id of cyd)".to_owned(),
+                "licence: right required".to_owned(),
+                revision("2.0.0", 1),
+                public.clone(),
+                format!("tag `2.0.0` leads to {}", Digest::sha256(b"iris 2")),
+            ],
+            None,
+        ),
+        (
+            "eve pull iris_#1:2.0.0 deny no-right-to-use",
+            vec![
+                "right to use: none (no agreement)".to_owned(),
+                "licence: right required".to_owned(),
+                revision("2.0.0", 1),
+                public.clone(),
+            ],
+            Some(format!(
+                "a right of {eve}, or of everyone, to use revision 2.0.0 ({} 1), or to own {iris}",
+                id(1)
+            )),
+        ),
+        (
+            "eve pull faceprivacy_#2:1.0.0 deny not-published",
+            vec![
+                format!("{face} is owned by user id of bob, not by {eve}"),
+                "in the catalogue `For Partner`, which is for the roles `Partner`".to_owned(),
+                format!("{eve} has no roles"),
+            ],
+            Some(format!(
+                "a catalogue that {eve} sees with one of these solutions in it, or to own or \
+                 co-own it"
+            )),
+        ),
+        (
+            "ada pull gone_#4:1 deny unknown-solution",
+            vec![format!("{} is deleted in the portal", solution(4, "gone"))],
+            Some(format!(
+                "a solution with the id that `gone_{}` ends in",
+                id(4)
+            )),
+        ),
+        (
+            "eve pull churn:1 deny ambiguous",
+            vec![
+                format!(
+                    "`churn:1` is an image of {}, owned by id of ada",
+                    solution(6, "churn")
+                ),
+                format!(
+                    "`churn:1` is an image of {}, owned by id of bob",
+                    solution(7, "churn")
+                ),
+            ],
+            Some(format!(
+                "`churn:1` to be an image of one solution only, or {eve} to own exactly one of them"
+            )),
+        ),
+        (
+            "ada push iris_#1:9 deny no-such-revision",
+            vec![format!("{iris} is owned by `ada` (user id of ada)")],
+            Some(format!(
+                "a revision of {iris} with the version `9` or the image `{iris_name}:9`"
+            )),
+        ),
+        (
+            "eve push iris_#1 deny not-owner",
+            vec![format!("{iris} is owned by user id of ada, not by {eve}")],
+            Some(format!(
+                "{eve} to own a solution with the image `{iris_name}`, or to be a co-owner"
+            )),
+        ),
+        (
+            "ada all * deny not-administrator",
+            vec!["`ada` (user id of ada) has the roles `MLP System User`".to_owned()],
+            Some("the role `Admin`".to_owned()),
+        ),
+    ];
+    for (line, facts, missing) in cases {
+        let case = Case::parse(line);
+        let (decision, _) = world.decide(&Rules::default(), &case.request());
+        assert_eq!(decision.rule(), case.rule, "{line}");
+        assert_eq!(decision.facts(), facts, "{line}");
+        assert_eq!(decision.missing(), missing.as_deref(), "{line}");
+    }
+}
+
+#[test]
+fn what_only_operators_may_know_is_in_no_reason() {
+    let world = world();
+    for case in cases().iter().filter(|case| !case.allow) {
+        let (decision, _) = world.decide(&Rules::default(), &case.request());
+        let reason = decision.reason();
+        assert!(!reason.contains("id of "), "{}: {reason}", case.line);
+        if decision.is_hidden() {
+            for secret in ["catalogue `", "solution 0", "deleted", "(Iris)"] {
+                assert!(!reason.contains(secret), "{}: {reason}", case.line);
+            }
+        }
     }
 }

@@ -47,13 +47,24 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod authorizer;
+mod directory;
 mod facts;
+mod file;
 mod names;
+mod records;
 mod rules;
 
+pub use authorizer::{AcumosAuthorizer, AuthorizerOptions, TagsOf};
+pub use directory::{CacheOptions, CachedDirectory, Directory, DirectoryError};
 pub use facts::{
     Account, Answer, Catalog, Facts, License, MismatchedAnswer, Query, Revision, RevisionId, Right,
     Solution, UserId, Visibility,
 };
+pub use file::{FileDirectory, FileDirectoryError};
 pub use names::{ImageName, SolutionId, SolutionIdError};
+pub use records::{
+    AccountRecord, CatalogRecord, LicenseRecord, Records, RecordsError, RevisionRecord,
+    SolutionRecord,
+};
 pub use rules::{Request, Rules};

@@ -49,6 +49,7 @@
 
 mod authorizer;
 mod directory;
+mod embedded;
 mod facts;
 mod file;
 mod names;
@@ -57,6 +58,7 @@ mod rules;
 
 pub use authorizer::{AcumosAuthorizer, AuthorizerOptions, TagsOf};
 pub use directory::{CacheOptions, CachedDirectory, Directory, DirectoryError};
+pub use embedded::{EmbeddedDirectory, EmbeddedError, RightHolder};
 pub use facts::{
     Account, Answer, Catalog, Facts, License, MismatchedAnswer, Query, Revision, RevisionId, Right,
     Solution, UserId, Visibility,

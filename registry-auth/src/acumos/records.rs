@@ -313,8 +313,8 @@ impl Platform {
         let mut users = HashSet::new();
         for record in &records.accounts {
             let login = record.login.escape_debug();
-            if record.login.is_empty() {
-                problems.push("an account has an empty `login`".to_owned());
+            if record.login.is_empty() || record.user().0.is_empty() {
+                problems.push("an account has an empty `login` or `id`".to_owned());
             }
             if !users.insert(record.user()) {
                 let id = record.user();

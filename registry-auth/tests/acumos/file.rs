@@ -116,9 +116,10 @@ pub(crate) async fn check(directory: &dyn Directory) {
         let claimants = ask(Query::Claimants(name.parse().unwrap())).await;
         assert_eq!(claimants, Answer::Claimants(expected), "{name}");
     }
-    let Answer::Revisions(revisions) = ask(Query::Revisions(id(1))).await else {
+    let Answer::Revisions(mut revisions) = ask(Query::Revisions(id(1))).await else {
         panic!("expected revisions");
     };
+    revisions.sort_by(|a, b| a.version.cmp(&b.version));
     let [one, two] = revisions.as_slice() else {
         panic!("{revisions:?}");
     };

@@ -4,6 +4,7 @@
 //! everything that is true, without asking for facts one by one; both must always agree.
 
 mod authorizer;
+mod embedded;
 mod file;
 mod properties;
 mod table;

@@ -126,6 +126,48 @@ impl AuthorizerOptions {
 /// - A **service account** is none of the platform's. It may do what
 ///   [`AuthorizerOptions::service_actions`] says if it has the role or a name that is listed,
 ///   else nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use async_trait::async_trait;
+/// use registry_auth::acumos::{
+///     AcumosAuthorizer, AuthorizerOptions, DirectoryError, FileDirectory, Rules, TagsOf,
+/// };
+/// use registry_auth::{Authorizer, Principal};
+/// use registry_core::{Digest, RepositoryName, Tag, route};
+///
+/// /// A registry without content
+/// #[derive(Debug)]
+/// struct Empty;
+///
+/// #[async_trait]
+/// impl TagsOf for Empty {
+///     async fn tags_of(&self, _: &RepositoryName, _: &Digest) -> Result<Vec<Tag>, DirectoryError> {
+///         Ok(Vec::new())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("platform.yml");
+/// std::fs::write(&path, "
+/// accounts: [{ login: ada }]
+/// solutions:
+///   - { id: 9d294c20-7b1f-4ab7-b8b3-03bc7f069ac1, name: Iris, owner: ada }
+/// ")?;
+/// let directory = Arc::new(FileDirectory::open(&path)?);
+/// let options = AuthorizerOptions::default();
+/// let authorizer = AcumosAuthorizer::new(Rules::default(), directory, Arc::new(Empty), options);
+///
+/// let pull = route("GET", "/v2/iris_9d294c20-7b1f-4ab7-b8b3-03bc7f069ac1/manifests/1.0.0", None)?;
+/// let decision = authorizer.authorize(&Principal::user("ada"), &pull.access()[0]).await?;
+/// assert_eq!((decision.is_allow(), decision.rule()), (true, "owner"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct AcumosAuthorizer {
     rules: Rules,

@@ -13,7 +13,8 @@ use super::records::{Platform, Records, RecordsError};
 
 /// A directory in a YAML file of [`Records`]
 ///
-/// It is read when opened and at each [`reload`](Self::reload), and answered from memory.
+/// It is read when opened and at each [`reload`](Self::reload), on the calling thread, and
+/// answered from memory.
 ///
 /// # Examples
 ///

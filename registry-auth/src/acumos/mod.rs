@@ -10,6 +10,10 @@
 //! [`Query`] for it. So it asks only for what it needs, and what counts as a use of a licence
 //! last, when nothing else can decide any more.
 //!
+//! An [`AcumosAuthorizer`] drives it. The facts come from a [`Directory`]: a [`FileDirectory`],
+//! an [`EmbeddedDirectory`], or another behind a [`CachedDirectory`]; and, which tags lead to a
+//! digest, from whoever has the content ([`TagsOf`]).
+//!
 //! # Examples
 //!
 //! ```

@@ -499,7 +499,6 @@ fn yes() -> bool {
     true
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_no(value: &bool) -> bool {
     !value
 }

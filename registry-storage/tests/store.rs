@@ -43,6 +43,8 @@ on_every_driver!(
     a_blob_in_use_is_not_deleted,
     referrers_come_and_go,
     referrers_of_a_fallback_tag_are_listed,
+    tags_lead_to_all_that_they_are_made_of,
+    tags_lead_to_what_is_about_their_manifests,
     tags_are_paged_in_byte_order,
     repositories_whose_names_are_prefixes_are_all_listed,
     an_upload_goes_on_in_another_process,
@@ -371,6 +373,105 @@ async fn referrers_of_a_fallback_tag_are_listed<D: Driver>(driver: Arc<D>) {
         listed.iter().map(|entry| entry.digest).collect::<Vec<_>>(),
         [referrer]
     );
+}
+
+fn index(manifests: &[(Digest, usize)]) -> Manifest {
+    let entries: Vec<_> = manifests
+        .iter()
+        .map(|(digest, size)| {
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{size}}}"#
+            )
+        })
+        .collect();
+    let json = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{}]}}"#,
+        entries.join(",")
+    );
+    Manifest::parse(json.into(), None, &Limits::default()).unwrap()
+}
+
+async fn tags_lead_to_all_that_they_are_made_of<D: Driver>(driver: Arc<D>) {
+    let store = Store::new(driver);
+    let app = name("app");
+    let one = push_image(&store, &app, b"only in one", "", &[tag("one")]).await;
+    let two = push_image(&store, &app, b"only in two", "", &[tag("two")]).await;
+    let untagged = push_image(&store, &app, b"in no tag", "", &[]).await;
+    let entry = image(b"{}", &[b"only in one"], "");
+    let all = index(&[(one, entry.raw().len())]);
+    let all_digest = all.digest(Algorithm::Sha256);
+    let tags = [tag("all"), tag("zoo")];
+    store
+        .put_manifest(&app, &all, all_digest, &tags)
+        .await
+        .unwrap();
+    push_image(&store, &name("other"), b"only in one", "", &[tag("x")]).await;
+
+    for (digest, expected) in [
+        (one, vec!["all", "one", "zoo"]),
+        (two, vec!["two"]),
+        (all_digest, vec!["all", "zoo"]),
+        (Digest::sha256(b"only in one"), vec!["all", "one", "zoo"]),
+        (Digest::sha256(b"only in two"), vec!["two"]),
+        (Digest::sha256(b"{}"), vec!["all", "one", "two", "zoo"]),
+        (untagged, vec![]),
+        (Digest::sha256(b"in no tag"), vec![]),
+        (Digest::sha256(b"unheard of"), vec![]),
+    ] {
+        let found = store.tags_leading_to(&app, &digest).await.unwrap();
+        let found: Vec<_> = found.iter().map(Tag::as_str).collect();
+        assert_eq!(found, expected, "{digest}");
+    }
+    let none = store.tags_leading_to(&name("nowhere"), &one).await;
+    assert_eq!(none.unwrap(), []);
+
+    store.delete_tag(&app, &tag("all")).await.unwrap();
+    let found = store.tags_leading_to(&app, &all_digest).await.unwrap();
+    assert_eq!(found, [tag("zoo")]);
+}
+
+async fn tags_lead_to_what_is_about_their_manifests<D: Driver>(driver: Arc<D>) {
+    let store = Store::new(driver);
+    let app = name("app");
+    let v1 = push_image(&store, &app, b"one", "", &[tag("v1")]).await;
+    let v2 = push_image(&store, &app, b"two", "", &[tag("v2")]).await;
+    let signature = push_image(&store, &app, b"signed one", &subject(&v1), &[]).await;
+    // A signature of the signature, and one with a tag of its own.
+    let second = push_image(&store, &app, b"signed twice", &subject(&signature), &[]).await;
+    let tagged = [tag("v2-signature")];
+    let tagged = push_image(&store, &app, b"signed two", &subject(&v2), &tagged).await;
+    for (digest, expected) in [
+        (signature, vec![tag("v1")]),
+        (second, vec![tag("v1")]),
+        (Digest::sha256(b"signed twice"), vec![tag("v1")]),
+        (tagged, vec![tag("v2"), tag("v2-signature")]),
+        // What a signature tells of is not given out with it.
+        (v2, vec![tag("v2")]),
+        (Digest::sha256(b"two"), vec![tag("v2")]),
+    ] {
+        let found = store.tags_leading_to(&app, &digest).await.unwrap();
+        assert_eq!(found, expected, "{digest}");
+    }
+}
+
+/// In memory only: a thousand tags on a folder are some thousand writes to the disk
+#[tokio::test]
+async fn more_tags_than_a_page_lead_to_a_layer_that_they_share() {
+    let store = Store::new(Arc::new(Memory::new()));
+    let app = name("app");
+    let tags: Vec<_> = (0..1005)
+        .map(|number| tag(&format!("{number:04}")))
+        .collect();
+    push_image(&store, &app, b"shared", "", &tags).await;
+    push_image(&store, &app, b"alone", "", &[tag("0003"), tag("1003")]).await;
+    let leading_to = async |bytes: &[u8]| {
+        let digest = Digest::sha256(bytes);
+        store.tags_leading_to(&app, &digest).await.unwrap()
+    };
+    assert_eq!(leading_to(b"alone").await, [tag("0003"), tag("1003")]);
+    let mut others = tags;
+    others.retain(|tag| !["0003", "1003"].contains(&tag.as_str()));
+    assert_eq!(leading_to(b"shared").await, others);
 }
 
 async fn tags_are_paged_in_byte_order<D: Driver>(driver: Arc<D>) {

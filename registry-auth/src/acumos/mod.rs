@@ -10,6 +10,10 @@
 //! [`Query`] for it. So it asks only for what it needs, and what counts as a use of a licence
 //! last, when nothing else can decide any more.
 //!
+//! An [`AcumosAuthorizer`] drives it. The facts come from a [`Directory`]: a [`FileDirectory`],
+//! an [`EmbeddedDirectory`], or another behind a [`CachedDirectory`]; and, which tags lead to a
+//! digest, from whoever has the content ([`TagsOf`]).
+//!
 //! # Examples
 //!
 //! ```
@@ -47,13 +51,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod authorizer;
+mod directory;
+mod embedded;
 mod facts;
+mod file;
 mod names;
+mod records;
 mod rules;
 
+pub use authorizer::{AcumosAuthorizer, AuthorizerOptions, TagsOf};
+pub use directory::{CacheOptions, CachedDirectory, Directory, DirectoryError};
+pub use embedded::{EmbeddedDirectory, EmbeddedError, RightHolder};
 pub use facts::{
     Account, Answer, Catalog, Facts, License, MismatchedAnswer, Query, Revision, RevisionId, Right,
     Solution, UserId, Visibility,
 };
+pub use file::{FileDirectory, FileDirectoryError};
 pub use names::{ImageName, SolutionId, SolutionIdError};
+pub use records::{
+    AccountRecord, CatalogRecord, LicenseRecord, Records, RecordsError, RevisionRecord,
+    SolutionRecord,
+};
 pub use rules::{Request, Rules};

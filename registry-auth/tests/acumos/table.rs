@@ -99,7 +99,7 @@ impl Model {
     }
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     use License::{Free, Revoked, RightRequired, Unknown};
 
     let nexus = |name: &str| format!("nexus:8082/{name}_#:");
@@ -215,19 +215,19 @@ fn world() -> World {
 }
 
 /// One line of the table
-struct Case {
-    line: String,
-    user: Option<String>,
-    action: Action,
-    repository: Option<RepositoryName>,
-    reference: Option<TagOrDigest>,
+pub(crate) struct Case {
+    pub(crate) line: String,
+    pub(crate) user: Option<String>,
+    pub(crate) action: Action,
+    pub(crate) repository: Option<RepositoryName>,
+    pub(crate) reference: Option<TagOrDigest>,
     allow: bool,
     rule: String,
 }
 
 impl Case {
     /// Reads `user action image allow|deny rule`; see the head of `cases.txt`
-    fn parse(line: &str) -> Self {
+    pub(crate) fn parse(line: &str) -> Self {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [user, action, image, verdict, rule] = fields.as_slice() else {
             panic!("not a case: {line}");
@@ -265,7 +265,7 @@ impl Case {
         }
     }
 
-    fn request(&self) -> Request<'_> {
+    pub(crate) fn request(&self) -> Request<'_> {
         Request {
             user: self.user.as_deref(),
             action: self.action,
@@ -275,7 +275,7 @@ impl Case {
     }
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     include_str!("cases.txt")
         .lines()
         .filter(|line| !line.starts_with('#') && !line.trim().is_empty())

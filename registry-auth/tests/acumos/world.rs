@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    fn answer(&self, query: &Query) -> Answer {
+    pub(crate) fn answer(&self, query: &Query) -> Answer {
         let model = |id: &SolutionId| self.models.iter().find(|model| model.solution.id == *id);
         match query {
             Query::Account(login) => Answer::Account(

@@ -8,6 +8,7 @@ mod blobs;
 mod lists;
 mod manifests;
 mod purge;
+mod reach;
 mod referrers;
 mod uploads;
 

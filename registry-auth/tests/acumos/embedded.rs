@@ -1,0 +1,280 @@
+//! A directory in a database
+
+use registry_auth::acumos::{
+    Answer, Directory, EmbeddedDirectory, EmbeddedError, License, LicenseRecord, Query, Records,
+    RevisionId, Right, RightHolder, UserId,
+};
+
+use crate::file::{PLATFORM, check, id};
+
+fn platform() -> Records {
+    PLATFORM.parse().unwrap()
+}
+
+/// The records in the order in which a database gives them out
+fn in_order(mut records: Records) -> Records {
+    records.accounts.sort_by(|a, b| a.login.cmp(&b.login));
+    records.catalogs.sort_by(|a, b| a.name.cmp(&b.name));
+    for solution in &mut records.solutions {
+        solution.catalogs.sort();
+        let of = solution.id.clone();
+        let default = |version: &str| format!("{of}/{version}");
+        solution
+            .revisions
+            .sort_by_key(|one| one.id.clone().unwrap_or_else(|| default(&one.version)));
+    }
+    records
+}
+
+fn open(folder: &tempfile::TempDir) -> EmbeddedDirectory {
+    EmbeddedDirectory::open(&folder.path().join("platform.redb")).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_imported_is_answered_given_out_and_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    directory.import(platform()).await.unwrap();
+    check(&directory).await;
+    assert_eq!(directory.records().await.unwrap(), in_order(platform()));
+    // It belongs to one at a time.
+    let second = EmbeddedDirectory::open(&folder.path().join("platform.redb"));
+    assert!(matches!(second, Err(EmbeddedError::Database { .. })));
+    drop(directory);
+    let directory = open(&folder);
+    check(&directory).await;
+    // Again, in the place of all that was there, or not at all.
+    directory.import(platform()).await.unwrap();
+    assert_eq!(directory.records().await.unwrap(), in_order(platform()));
+    let wrong: Records = PLATFORM
+        .replace("owner: ada", "owner: eve")
+        .parse()
+        .unwrap();
+    let error = directory.import(wrong).await.unwrap_err().to_string();
+    assert!(error.contains("`eve`"), "{error}");
+    check(&directory).await;
+    directory.import(Records::default()).await.unwrap();
+    assert_eq!(directory.records().await.unwrap(), Records::default());
+}
+
+#[tokio::test]
+async fn what_is_put_piece_by_piece_is_the_same_and_can_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    let records = platform();
+    for account in records.accounts.clone() {
+        directory.put_account(account).await.unwrap();
+    }
+    for catalog in records.catalogs.clone() {
+        directory.put_catalog(catalog).await.unwrap();
+    }
+    for mut solution in records.solutions.clone() {
+        let of = solution.id.parse().unwrap();
+        let catalogs = std::mem::take(&mut solution.catalogs);
+        let revisions = std::mem::take(&mut solution.revisions);
+        directory.put_solution(solution).await.unwrap();
+        for catalog in catalogs {
+            directory.publish(&of, &catalog).await.unwrap();
+        }
+        for mut revision in revisions {
+            let rights = std::mem::take(&mut revision.rights);
+            let everyone = std::mem::take(&mut revision.right_of_all);
+            let revision_id = match &revision.id {
+                Some(id) => RevisionId::new(id.as_str()),
+                None => RevisionId::new(format!("{of}/{}", revision.version)),
+            };
+            directory.put_revision(&of, revision).await.unwrap();
+            for login in rights {
+                let holder = RightHolder::User(login);
+                directory.put_right(&revision_id, holder).await.unwrap();
+            }
+            if everyone {
+                let holder = RightHolder::Everyone;
+                directory.put_right(&revision_id, holder).await.unwrap();
+            }
+        }
+    }
+    check(&directory).await;
+    assert_eq!(directory.records().await.unwrap(), in_order(records));
+
+    let ask = async |query: Query| directory.answer(&query).await.unwrap();
+    let second = RevisionId::new(format!("{}/2.0.0", id(1)));
+    let bob = || RightHolder::User("bob".to_owned());
+    let right = || Query::Right(second.clone(), UserId::new("bob"));
+    assert!(directory.remove_right(&second, bob()).await.unwrap());
+    assert!(!directory.remove_right(&second, bob()).await.unwrap());
+    assert_eq!(ask(right()).await, Answer::Right(Right::Everyone));
+    directory.put_right(&second, bob()).await.unwrap();
+    assert!(
+        directory
+            .remove_right(&second, RightHolder::Everyone)
+            .await
+            .unwrap()
+    );
+    assert_eq!(ask(right()).await, Answer::Right(Right::Own));
+
+    assert!(directory.withdraw(&id(1), "Public Models").await.unwrap());
+    assert!(!directory.withdraw(&id(1), "Public Models").await.unwrap());
+    assert!(directory.remove_catalog("For partners").await.unwrap());
+    assert_eq!(
+        ask(Query::Catalogs(id(1))).await,
+        Answer::Catalogs(Vec::new())
+    );
+
+    assert!(directory.remove_revision(&second).await.unwrap());
+    assert!(!directory.remove_revision(&second).await.unwrap());
+    assert!(matches!(
+        ask(right()).await,
+        Answer::Right(Right::None { .. })
+    ));
+    let churn = Query::Claimants("churn".parse().unwrap());
+    assert_eq!(ask(churn.clone()).await, Answer::Claimants(vec![id(2)]));
+
+    assert!(directory.remove_account("ada").await.is_err());
+    assert!(directory.remove_account("bob").await.is_err());
+    assert!(directory.remove_solution(&id(1)).await.unwrap());
+    assert!(!directory.remove_solution(&id(1)).await.unwrap());
+    let license = Query::License(RevisionId::new("r-1"));
+    assert_eq!(ask(license).await, Answer::License(License::Unknown));
+    assert!(directory.remove_account("ada").await.unwrap());
+    assert!(!directory.remove_account("ada").await.unwrap());
+    assert!(directory.remove_solution(&id(2)).await.unwrap());
+    assert_eq!(ask(churn).await, Answer::Claimants(Vec::new()));
+}
+
+#[tokio::test]
+async fn what_does_not_go_with_the_rest_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    directory.import(platform()).await.unwrap();
+    let before = directory.records().await.unwrap();
+    let records = platform();
+    let (ada, iris) = (&records.accounts[0], &records.solutions[0]);
+
+    let mut taken = records.accounts[1].clone();
+    taken.id = ada.id.clone();
+    let mut moved = ada.clone();
+    moved.id = Some("u-2".to_owned());
+    let mut nobody = ada.clone();
+    nobody.login = String::new();
+    for (account, part) in [
+        (taken, "another account's"),
+        (moved, "has the id `u-1`"),
+        (nobody, "empty"),
+    ] {
+        let error = directory
+            .put_account(account)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let changed = |change: &dyn Fn(&mut registry_auth::acumos::SolutionRecord)| {
+        let mut solution = iris.clone();
+        change(&mut solution);
+        solution
+    };
+    for (solution, part) in [
+        (
+            changed(&|one| one.id = "1".to_owned()),
+            "expected a solution id",
+        ),
+        (
+            changed(&|one| one.owner = "eve".to_owned()),
+            "`eve` is the login name of no account",
+        ),
+        (
+            changed(&|one| one.catalogs = vec!["x".to_owned()]),
+            "`x` is no catalogue",
+        ),
+        (
+            changed(&|one| one.id = id(9).to_string()),
+            "`r-1` is a revision's of another solution",
+        ),
+        (
+            changed(&|one| one.revisions[1].id = Some("r-1".to_owned())),
+            "another revision's too",
+        ),
+        (
+            changed(&|one| one.revisions[0].images = vec!["x".to_owned()]),
+            "`repository:tag`",
+        ),
+        (
+            changed(&|one| one.revisions[0].rights = vec!["eve".to_owned()]),
+            "`eve`",
+        ),
+    ] {
+        let error = directory
+            .put_solution(solution)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let revision = iris.revisions[0].clone();
+    assert!(directory.put_revision(&id(9), revision).await.is_err());
+    assert!(directory.publish(&id(9), "Public Models").await.is_err());
+    assert!(directory.publish(&id(1), "Private").await.is_err());
+    let unknown = RevisionId::new("unheard of");
+    assert!(
+        directory
+            .put_right(&unknown, RightHolder::Everyone)
+            .await
+            .is_err()
+    );
+    let eve = RightHolder::User("eve".to_owned());
+    assert!(
+        directory
+            .put_right(&RevisionId::new("r-1"), eve)
+            .await
+            .is_err()
+    );
+    assert_eq!(directory.records().await.unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_see_all_of_a_change_or_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    directory.import(platform()).await.unwrap();
+    // A solution has none or both of two revisions, whoever writes.
+    let full = platform().solutions.remove(0);
+    let mut empty = full.clone();
+    empty.revisions.clear();
+    let writers: Vec<_> = [full, empty]
+        .into_iter()
+        .map(|solution| {
+            let directory = directory.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    directory.put_solution(solution.clone()).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let directory = directory.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    let answer = directory.answer(&Query::Revisions(id(1))).await;
+                    let Ok(Answer::Revisions(revisions)) = answer else {
+                        panic!("{answer:?}");
+                    };
+                    assert!([0, 2].contains(&revisions.len()), "{revisions:?}");
+                }
+            })
+        })
+        .collect();
+    for task in writers.into_iter().chain(readers) {
+        task.await.unwrap();
+    }
+    // And the last change is there for everyone.
+    let mut last = platform().solutions.remove(0);
+    last.revisions[0].license = LicenseRecord::Revoked;
+    directory.put_solution(last).await.unwrap();
+    let license = directory
+        .answer(&Query::License(RevisionId::new("r-1")))
+        .await;
+    assert_eq!(license, Ok(Answer::License(License::Revoked)));
+}

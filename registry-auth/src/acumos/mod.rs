@@ -47,13 +47,34 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "acumos-services")]
+mod cds;
+#[cfg(feature = "acumos-services")]
+mod client;
 mod facts;
+#[cfg(feature = "acumos-services")]
+mod login;
+#[cfg(feature = "acumos-services")]
+mod lum;
 mod names;
 mod rules;
+#[cfg(feature = "acumos-services")]
+mod services;
+
+#[cfg(feature = "acumos-services")]
+pub use cds::{Cds, Generation};
+#[cfg(feature = "acumos-services")]
+pub use client::{Endpoint, EndpointError, ServiceError};
 
 pub use facts::{
     Account, Answer, Catalog, Facts, License, MismatchedAnswer, Query, Revision, RevisionId, Right,
     Solution, UserId, Visibility,
 };
+#[cfg(feature = "acumos-services")]
+pub use login::{CdsAuthenticator, LoginOptions, NoKey, Secrets};
+#[cfg(feature = "acumos-services")]
+pub use lum::Lum;
 pub use names::{ImageName, SolutionId, SolutionIdError};
 pub use rules::{Request, Rules};
+#[cfg(feature = "acumos-services")]
+pub use services::AcumosServices;

@@ -439,3 +439,62 @@ const BUSY: Duration = Duration::from_secs(5);
 
 /// Nothing is remembered for longer, whatever an operator or the platform says
 const LONGEST_MEMORY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acumos::Endpoint;
+
+    #[tokio::test]
+    async fn names_that_nobody_waits_for_are_forgotten() {
+        // It accepts connections and says nothing.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let timeout = Duration::from_millis(200);
+        let cds = Cds::new(Endpoint::new(&url).unwrap().with_timeout(timeout)).unwrap();
+        let options = LoginOptions::default();
+        let users = CdsAuthenticator::new(cds, "Acumos".parse().unwrap(), options).unwrap();
+        let inner = &users.inner;
+        let ask = |user| inner.authenticate(user, "secret");
+        // One that begins, one that waits for it, and one that gives up waiting.
+        let (first, second, third) = tokio::join!(
+            ask("ada"),
+            ask("ada"),
+            tokio::time::timeout(Duration::from_millis(20), ask("ada")),
+        );
+        assert!(first.is_err() && second.is_err() && third.is_err());
+        // The one that begins gives up, and nobody comes after it.
+        let given_up = tokio::time::timeout(Duration::from_millis(20), ask("eve")).await;
+        assert!(given_up.is_err());
+        assert_eq!(inner.gates().len(), 1);
+        let emptied = async {
+            while !inner.gates().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(20), emptied).await;
+        assert!(in_time.is_ok());
+    }
+
+    #[test]
+    fn every_part_of_a_fingerprint_counts() {
+        let url = Endpoint::new("http://127.0.0.1:1").unwrap();
+        let users = |cds| {
+            CdsAuthenticator::new(cds, "Acumos".parse().unwrap(), LoginOptions::default()).unwrap()
+        };
+        let one = users(Cds::new(url.clone()).unwrap());
+        let two = users(Cds::new(url).unwrap());
+        let mut all = vec![
+            one.inner.fingerprint("ada", None),
+            one.inner.fingerprint("adap", None),
+            one.inner.fingerprint("ada", Some("p")),
+            one.inner.fingerprint("adap", Some("")),
+            one.inner.fingerprint("ad", Some("ap")),
+            one.inner.fingerprint("ada", Some("q")),
+            two.inner.fingerprint("ada", Some("p")),
+        ];
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 7);
+    }
+}

@@ -5,5 +5,7 @@
 //! last public sources of CDS (2.2 to 3.1.1) and LUM (1.3): endpoints, page objects, field names,
 //! statuses and error texts. It was never compared with a running installation.
 
+mod broken;
 mod facts;
+mod login;
 mod support;

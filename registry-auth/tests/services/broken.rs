@@ -188,6 +188,22 @@ async fn what_only_reads_is_asked_again_once_and_what_counts_is_not() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_does_not_matter() {
+    let body = r#"{"usageEntitled":true,"assetUsage":{"swTagId":"a"}}"#;
+    let length = body.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+    // It closes after each answer, without having said so.
+    let server = Server::new(move |_, _| Reply::Raw(answer.clone().into_bytes())).await;
+    let lum = server.lum();
+    for _ in 0..20 {
+        let right = lum.use_once(&RevisionId::new("a"), "ada").await;
+        assert_eq!(right, Ok(Right::Own));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(server.lines().len(), 20);
+}
+
+#[tokio::test]
 async fn redirects_are_not_followed() {
     let other = Server::new(|_, _| ok("[]")).await;
     let answer = format!(

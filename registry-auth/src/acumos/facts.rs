@@ -161,7 +161,7 @@ impl fmt::Display for Query {
 
 /// The facts that have been gathered for a decision
 ///
-/// Empty at first. A decision asks for what it lacks ([`decide`](super::decide)), one fact at a
+/// Empty at first. A decision asks for what it lacks ([`decide`](super::Rules::decide)), one fact at a
 /// time and the cheap ones first; whoever drives it tells the answer. What was told twice is
 /// what was told last.
 #[derive(Clone, Debug, Default)]

@@ -10,6 +10,9 @@
 //! [`Query`] for it. So it asks only for what it needs, and what counts as a use of a licence
 //! last, when nothing else can decide any more.
 //!
+//! With the feature `acumos-services`, `AcumosServices` answers by asking the services of the
+//! platform, and `CdsAuthenticator` knows its users.
+//!
 //! # Examples
 //!
 //! ```

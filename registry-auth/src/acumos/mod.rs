@@ -13,6 +13,8 @@
 //! An [`AcumosAuthorizer`] drives it. The facts come from a [`Directory`]: a [`FileDirectory`],
 //! an [`EmbeddedDirectory`], or another behind a [`CachedDirectory`]; and, which tags lead to a
 //! digest, from whoever has the content ([`TagsOf`]).
+//! With the feature `acumos-services`, `AcumosServices` answers by asking the services of the
+//! platform, and `CdsAuthenticator` knows its users.
 //!
 //! # Examples
 //!
@@ -52,13 +54,28 @@
 //! ```
 
 mod authorizer;
+#[cfg(feature = "acumos-services")]
+mod cds;
+#[cfg(feature = "acumos-services")]
+mod client;
 mod directory;
 mod embedded;
 mod facts;
 mod file;
+#[cfg(feature = "acumos-services")]
+mod login;
+#[cfg(feature = "acumos-services")]
+mod lum;
 mod names;
 mod records;
 mod rules;
+#[cfg(feature = "acumos-services")]
+mod services;
+
+#[cfg(feature = "acumos-services")]
+pub use cds::{Cds, Generation};
+#[cfg(feature = "acumos-services")]
+pub use client::{Endpoint, EndpointError, ServiceError};
 
 pub use authorizer::{AcumosAuthorizer, AuthorizerOptions, TagsOf};
 pub use directory::{CacheOptions, CachedDirectory, Directory, DirectoryError};
@@ -68,9 +85,15 @@ pub use facts::{
     Solution, UserId, Visibility,
 };
 pub use file::{FileDirectory, FileDirectoryError};
+#[cfg(feature = "acumos-services")]
+pub use login::{CdsAuthenticator, LoginOptions, NoKey, Secrets};
+#[cfg(feature = "acumos-services")]
+pub use lum::Lum;
 pub use names::{ImageName, SolutionId, SolutionIdError};
 pub use records::{
     AccountRecord, CatalogRecord, LicenseRecord, Records, RecordsError, RevisionRecord,
     SolutionRecord,
 };
 pub use rules::{Request, Rules};
+#[cfg(feature = "acumos-services")]
+pub use services::AcumosServices;

@@ -19,6 +19,7 @@
 
 pub mod acumos;
 pub mod authenticator;
+pub mod both;
 pub mod challenge;
 pub mod htpasswd;
 pub mod policy;
@@ -31,6 +32,7 @@ pub use registry_core::{Access, Action, Resource};
 pub use crate::authenticator::{
     Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
 };
+pub use crate::both::Both;
 pub use crate::challenge::{Quoted, QuotedError};
 pub use crate::htpasswd::Htpasswd;
 pub use crate::policy::{

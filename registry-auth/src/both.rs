@@ -91,11 +91,7 @@ mod tests {
 
     #[async_trait]
     impl Authorizer for Silent {
-        async fn authorize(
-            &self,
-            _: &Principal,
-            _: &Access,
-        ) -> Result<Decision, AuthorizeError> {
+        async fn authorize(&self, _: &Principal, _: &Access) -> Result<Decision, AuthorizeError> {
             Err(AuthorizeError {
                 retry_after: Duration::from_secs(3),
                 cause: "silent".to_owned(),
@@ -115,14 +111,22 @@ mod tests {
             ask(says("a"), says("b")).await.unwrap(),
             Decision::allow("b", "yes").with_fact("a allows it: yes")
         );
-        for (first, second, rule) in [("no a", "b", "a"), ("a", "no b", "b"), ("no a", "no b", "a")]
-        {
+        for (first, second, rule) in [
+            ("no a", "b", "a"),
+            ("a", "no b", "b"),
+            ("no a", "no b", "a"),
+        ] {
             let decision = ask(says(first), says(second)).await.unwrap();
             assert_eq!(decision, Decision::deny(rule, "no").with_hidden());
         }
         assert!(ask(Arc::new(Silent), says("b")).await.is_err());
         assert!(ask(says("a"), Arc::new(Silent)).await.is_err());
         // Whatever it would say, it is not asked.
-        assert!(!ask(says("no a"), Arc::new(Silent)).await.unwrap().is_allow());
+        assert!(
+            !ask(says("no a"), Arc::new(Silent))
+                .await
+                .unwrap()
+                .is_allow()
+        );
     }
 }

@@ -267,7 +267,7 @@ impl TokenIssuer {
             ..self.claims(principal, service.to_owned(), self.options.lifetime, now)?
         };
         Ok(IssuedToken {
-            token: self.sign(&claims)?,
+            token: signed(self.current.load().key.sign(&claims))?,
             scope,
             lifetime: Duration::from_secs(self.options.lifetime.as_secs()),
         })
@@ -293,7 +293,7 @@ impl TokenIssuer {
         }
         let lifetime = self.options.refresh_lifetime;
         let claims = self.claims(principal, format!("{AUDIENCE}{service}"), lifetime, now)?;
-        self.sign(&claims).map(Some)
+        signed(self.current.load().key.sign_for_self(&claims)).map(Some)
     }
 
     /// Whom a refresh token for this service stands for now
@@ -361,13 +361,6 @@ impl TokenIssuer {
             access: Vec::new(),
         })
     }
-
-    fn sign(&self, claims: &Claims) -> Result<Password, IssueError> {
-        let signed = self.current.load().key.sign(claims);
-        signed
-            .map(Password::new)
-            .map_err(|reason| IssueError::Sign { reason })
-    }
 }
 
 impl Current {
@@ -416,6 +409,12 @@ impl fmt::Debug for TokenIssuer {
     }
 }
 
+fn signed(token: Result<String, String>) -> Result<Password, IssueError> {
+    token
+        .map(Password::new)
+        .map_err(|reason| IssueError::Sign { reason })
+}
+
 /// What is both wanted and allowed
 async fn granted(
     principal: &Principal,
@@ -424,7 +423,11 @@ async fn granted(
 ) -> Result<Scope, AuthorizeError> {
     let mut known: HashMap<Access, bool> = HashMap::new();
     let mut allowed = Vec::new();
-    for access in wanted.resources().iter().flat_map(ResourceActions::accesses) {
+    for access in wanted
+        .resources()
+        .iter()
+        .flat_map(ResourceActions::accesses)
+    {
         let parts = match (&access.resource, access.action) {
             (Resource::Repository(_), Action::All) => {
                 vec![Action::Pull, Action::Push, Action::Delete, Action::All]

@@ -10,7 +10,7 @@ use jsonwebtoken::jwk::{EllipticCurve, Jwk};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, alg_id};
-use serde_json::json;
+use serde_json::{Value, json};
 use webpki::EndEntityCert;
 
 use crate::token::algorithm::SigningAlgorithm;
@@ -24,16 +24,15 @@ pub(super) struct SigningKey {
     key: EncodingKey,
     algorithm: SigningAlgorithm,
     public: Arc<PublicKey>,
-    /// The header of every token, encoded
+    /// The header that names the key by its thumbprint, encoded
     header: String,
+    /// The header that brings the certificates along, if there are any
+    header_with_chain: Option<String>,
 }
 
 impl SigningKey {
     /// Reads the key, and the certificates whose first is the key's own
-    pub(super) fn load(
-        path: &Path,
-        certificates: Option<&Path>,
-    ) -> Result<Self, SigningKeyError> {
+    pub(super) fn load(path: &Path, certificates: Option<&Path>) -> Result<Self, SigningKeyError> {
         let fail = |path: &Path, problem| SigningKeyError {
             path: path.to_owned(),
             problem,
@@ -42,23 +41,28 @@ impl SigningKey {
             .map_err(SigningKeyProblem::from)
             .and_then(|content| parse(&content))
             .map_err(|problem| fail(path, problem))?;
-        let mut header = json!({
+        let mut fields = json!({
             "typ": "JWT",
             "alg": algorithm.as_str(),
             "kid": public.thumbprint(),
         });
+        let encode = |fields: &Value| URL_SAFE_NO_PAD.encode(fields.to_string());
+        let header = encode(&fields);
+        let mut header_with_chain = None;
         if let Some(path) = certificates {
             let chain = read(path)
                 .map_err(SigningKeyProblem::from)
                 .and_then(|content| chain(&content, &public))
                 .map_err(|problem| fail(path, problem))?;
-            header["x5c"] = json!(chain);
+            fields["x5c"] = json!(chain);
+            header_with_chain = Some(encode(&fields));
         }
         Ok(Self {
             key,
             algorithm,
             public: Arc::new(public),
-            header: URL_SAFE_NO_PAD.encode(header.to_string()),
+            header,
+            header_with_chain,
         })
     }
 
@@ -71,10 +75,20 @@ impl SigningKey {
         self.algorithm
     }
 
-    /// A token that says this
+    /// A token that says this, for others: with the certificates, if there are any
     pub(super) fn sign(&self, claims: &Claims) -> Result<String, String> {
+        let header = self.header_with_chain.as_ref().unwrap_or(&self.header);
+        self.sign_with(header, claims)
+    }
+
+    /// A token that says this, for who knows the key itself
+    pub(super) fn sign_for_self(&self, claims: &Claims) -> Result<String, String> {
+        self.sign_with(&self.header, claims)
+    }
+
+    fn sign_with(&self, header: &str, claims: &Claims) -> Result<String, String> {
         let claims = serde_json::to_vec(claims).map_err(|error| error.to_string())?;
-        let message = format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(claims));
+        let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
         let signature = (PROVIDER.signer_factory)(&self.algorithm.library(), &self.key)
             .map_err(|error| error.to_string())?
             .try_sign(message.as_bytes())
@@ -159,7 +173,9 @@ fn chain(content: &[u8], public: &PublicKey) -> Result<Vec<String>, SigningKeyPr
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(content)
         .collect::<Result<_, _>>()
         .map_err(|_| SigningKeyProblem::Certificate)?;
-    let first = certificates.first().ok_or(SigningKeyProblem::NoCertificate)?;
+    let first = certificates
+        .first()
+        .ok_or(SigningKeyProblem::NoCertificate)?;
     if certificates.len() > MAX_CHAIN {
         return Err(SigningKeyProblem::LongChain {
             got: certificates.len(),
@@ -205,7 +221,9 @@ pub enum SigningKeyProblem {
     #[error("the private key is malformed")]
     Malformed,
     /// There is no certificate
-    #[error("expected the certificate of the signing key in PEM, and after it those that vouch for it; found none")]
+    #[error(
+        "expected the certificate of the signing key in PEM, and after it those that vouch for it; found none"
+    )]
     NoCertificate,
     /// There is no private key
     #[error(

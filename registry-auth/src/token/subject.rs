@@ -13,7 +13,8 @@ use crate::principal::Principal;
 /// A scope has no tag, so a token for a repository says nothing of the tags in it. A registry that
 /// decides by tag checks both: what the token grants, and what its subject may do.
 ///
-/// The user has no roles: a token carries none. A token without a subject is anonymous. Who comes
+/// The user has no roles: a token carries none, nor does it say whether its subject is a user or a
+/// program's account, so no two of them may have the same name. A token without a subject is anonymous. Who comes
 /// without a token stays who they are.
 ///
 /// # Examples

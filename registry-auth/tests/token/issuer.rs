@@ -26,7 +26,7 @@ use crate::support::{ISSUER, REALM, SERVICE, Signer, World, pem};
 fn files(world: &World, signer: &Signer, name: &str) -> (PathBuf, PathBuf) {
     let key = world.folder.path().join(format!("{name}.key"));
     let certificate = world.folder.path().join(format!("{name}.pem"));
-    fs::write(&key, pem("PRIVATE KEY", &signer.pair.serialized_der())).unwrap();
+    fs::write(&key, pem("PRIVATE KEY", signer.pair.serialized_der())).unwrap();
     fs::write(&certificate, signer.certificate_pem()).unwrap();
     (key, certificate)
 }

@@ -19,6 +19,7 @@
 
 pub mod acumos;
 pub mod authenticator;
+pub mod both;
 pub mod challenge;
 pub mod explain;
 pub mod htpasswd;
@@ -33,6 +34,7 @@ pub use registry_core::{Access, Action, Resource};
 pub use crate::authenticator::{
     Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
 };
+pub use crate::both::Both;
 pub use crate::challenge::{Quoted, QuotedError};
 pub use crate::explain::Explanation;
 pub use crate::htpasswd::Htpasswd;

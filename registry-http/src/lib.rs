@@ -52,6 +52,8 @@
 //! # }
 //! ```
 //!
+//! [`TokenService`] is the token service to which such a registry can send its clients.
+//!
 //! What of the specification does not apply to this crate, and why, is in [`rows`].
 
 pub mod access_log;
@@ -78,6 +80,7 @@ pub mod rows;
 pub mod server;
 pub mod service;
 pub mod tls;
+pub mod token_service;
 mod uploads;
 
 pub use crate::access_log::{AccessRecord, Observer};
@@ -93,3 +96,4 @@ pub use crate::response_headers::ResponseHeaders;
 pub use crate::server::{Http2, ServeOptions, Stopped, serve};
 pub use crate::service::{Builder, RegistryService};
 pub use crate::tls::{ClientCertificate, OverTls, Tls, TlsOptions};
+pub use crate::token_service::{TokenService, TokenServiceBuilder};

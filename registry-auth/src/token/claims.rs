@@ -1,6 +1,6 @@
 //! What a token says
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::token::scope::{ResourceActions, ScopeError};
 
@@ -31,7 +31,11 @@ pub struct Claims {
     #[serde(rename = "sub", deserialize_with = "or_default")]
     pub subject: String,
     /// The services that it is for
-    #[serde(rename = "aud", deserialize_with = "audience")]
+    #[serde(
+        rename = "aud",
+        deserialize_with = "audience",
+        serialize_with = "write_audience"
+    )]
     pub audience: Vec<String>,
     /// Until when it is accepted; a token without it is refused
     #[serde(
@@ -129,6 +133,14 @@ fn audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D
     })
 }
 
+/// One audience as a text: there are verifiers that read no lists
+fn write_audience<S: Serializer>(audience: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    match audience {
+        [one] => one.serialize(serializer),
+        several => several.serialize(serializer),
+    }
+}
+
 /// A NumericDate, which may have a fraction (RFC 7519, section 2)
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     #[derive(Deserialize)]
@@ -184,6 +196,7 @@ mod tests {
         };
         let text = serde_json::to_string(&claims).unwrap();
         assert!(!text.contains("nbf"), "{text}");
+        assert!(text.contains(r#""aud":"a""#), "{text}");
         let read: Claims = serde_json::from_str(&text).unwrap();
         assert_eq!(read, claims);
         assert_eq!(ResourceActions::try_from(&read.access[0]), Ok(resource));

@@ -108,6 +108,14 @@ impl PublicKey {
         })
     }
 
+    /// The key as others are told of it, under its thumbprint
+    pub(super) fn to_jwk(&self) -> Result<Jwk, KeyError> {
+        let mut jwk = Jwk::from_decoding_key(&self.key, None).map_err(|_| KeyError::Malformed)?;
+        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
+        jwk.common.key_id = Some(self.thumbprint.clone());
+        Ok(jwk)
+    }
+
     /// What identifies the key itself (RFC 7638)
     pub(super) fn thumbprint(&self) -> &str {
         &self.thumbprint
@@ -209,7 +217,7 @@ fn split_spki(der: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// The content of the DER element with this tag at the beginning, and what follows it
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&first, rest) = der.strip_prefix(&[tag])?.split_first()?;
     let (length, rest) = match first {
         ..=0x7f => (usize::from(first), rest),

@@ -6,6 +6,9 @@
 //! [`TokenAuthenticator`] verifies it and makes a [`Principal::Token`](crate::Principal::Token), which carries the
 //! [`Grants`]; [`Granted`] is the policy that allows exactly those.
 //!
+//! A [`TokenIssuer`] is the other side: it signs tokens that grant what is asked for as far as an
+//! [`Authorizer`](crate::Authorizer) allows it.
+//!
 //! What is accepted is what distribution 2.8 accepts with `auth: token`, and the keys of a JSON
 //! Web Key Set besides.
 
@@ -13,8 +16,12 @@ mod algorithm;
 mod authenticator;
 mod claims;
 mod grants;
+mod issuer;
 mod key;
+mod refresh;
 mod scope;
+mod signing_key;
+mod subject;
 mod trust;
 mod verifier;
 
@@ -22,6 +29,10 @@ pub use self::algorithm::{AlgorithmError, SigningAlgorithm};
 pub use self::authenticator::{TokenAuthenticator, TokenOptions, TokenSetupError};
 pub use self::claims::{AccessEntry, Claims};
 pub use self::grants::{Grant, Granted, Grants};
+pub use self::issuer::{IssueError, IssuedToken, IssuerOptions, IssuerSetupError, TokenIssuer};
+pub use self::refresh::Accounts;
 pub use self::scope::{MAX_SCOPE, ResourceActions, Scope, ScopeError};
+pub use self::signing_key::{SigningKeyError, SigningKeyProblem};
+pub use self::subject::BySubject;
 pub use self::trust::{TrustError, TrustProblem};
 pub use self::verifier::{MAX_TOKEN, TokenError, TokenVerifier};

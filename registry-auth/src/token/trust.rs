@@ -20,7 +20,7 @@ use crate::token::key::{KeyError, PublicKey, libtrust_id, sequence};
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The most certificates in a token
-const MAX_CHAIN: usize = 10;
+pub(super) const MAX_CHAIN: usize = 10;
 
 /// What tokens may be signed with
 #[derive(Debug, Default)]
@@ -50,6 +50,24 @@ impl Trust {
             }
         }
         Ok(trust)
+    }
+
+    /// These keys, under their thumbprints, and no certificates
+    pub(super) fn of_keys(keys: &[Arc<PublicKey>]) -> Self {
+        let by_thumbprint: HashMap<_, _> = keys
+            .iter()
+            .map(|key| (key.thumbprint().to_owned(), key.clone()))
+            .collect();
+        Self {
+            by_id: by_thumbprint.clone(),
+            by_thumbprint,
+            ..Self::default()
+        }
+    }
+
+    /// All keys that are known themselves
+    pub(super) fn into_keys(self) -> impl Iterator<Item = Arc<PublicKey>> {
+        self.by_thumbprint.into_values()
     }
 
     /// The key that a token calls by its id
@@ -267,7 +285,7 @@ fn unix(time: SystemTime) -> UnixTime {
     )
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TrustProblem> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TrustProblem> {
     let mut content = Vec::new();
     File::open(path)?
         .take(MAX_FILE + 1)

@@ -1,5 +1,6 @@
 //! From a token to its claims
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::token::algorithm::{AlgorithmError, SigningAlgorithm};
 use crate::token::authenticator::TokenOptions;
 use crate::token::claims::Claims;
+use crate::token::key::PublicKey;
 use crate::token::scope::quotable;
 use crate::token::trust::{Trust, TrustError};
 
@@ -64,6 +66,18 @@ impl TokenVerifier {
                 options.jwks.as_deref(),
             )?,
         })
+    }
+
+    /// Of tokens with this issuer and audience that are signed with one of these keys
+    pub(super) fn of_keys(issuer: &str, audience: String, keys: &[Arc<PublicKey>]) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            service: audience,
+            algorithms: SigningAlgorithm::ALL.to_vec(),
+            // Replicas have clocks of their own.
+            leeway: Duration::from_secs(60),
+            trust: Trust::of_keys(keys),
+        }
     }
 
     /// The claims of a token, if it is to be accepted at the time `now`

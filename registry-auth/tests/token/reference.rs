@@ -17,14 +17,14 @@ use crate::support::{ISSUER, REALM, SERVICE, World, claims_with};
 use crate::table::{good, hostile};
 
 /// The reference registry with `auth: token`, until it is dropped
-struct Reference {
+pub(crate) struct Reference {
     child: Child,
     address: String,
 }
 
 impl Reference {
     /// Starts it, or says that it is missing
-    fn start(world: &World) -> Option<Self> {
+    pub(crate) fn start(world: &World) -> Option<Self> {
         let program = find()?;
         let config = world.folder.path().join("config.yml");
         let log = world.folder.path().join("log");
@@ -67,7 +67,12 @@ impl Reference {
     }
 
     /// Status and challenge of the answer
-    fn send(&self, method: &str, target: &str, token: Option<&str>) -> Option<(u16, String)> {
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        target: &str,
+        token: Option<&str>,
+    ) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
         let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
         let request = format!(

@@ -1,14 +1,18 @@
 //! The services of the platform as one source of facts
 
+use async_trait::async_trait;
+
 use super::cds::{Cds, Generation};
 use super::client::ServiceError;
+use super::directory::{Directory, DirectoryError};
 use super::facts::{Answer, License, Query, RevisionId, Right, UserId};
 use super::lum::Lum;
 
 /// Answers questions by asking CDS and LUM
 ///
-/// Every question is asked anew, and equal ones that come together are asked each: whoever drives
-/// it remembers answers. That matters most for [`Query::Right`], which counts as a use at LUM.
+/// Every question is asked anew, and equal ones that come together are asked each: put it into a
+/// [`CachedDirectory`](super::CachedDirectory). That matters most for [`Query::Right`], which
+/// counts as a use at LUM.
 ///
 /// Cheap to clone; clones share their connections.
 ///
@@ -132,5 +136,16 @@ impl AcumosServices {
 fn nobody() -> Right {
     Right::None {
         reason: "the platform no longer has your account".to_owned(),
+    }
+}
+
+#[async_trait]
+impl Directory for AcumosServices {
+    async fn answer(&self, query: &Query) -> Result<Answer, DirectoryError> {
+        let answer = Self::answer(self, query).await;
+        answer.map_err(|error| DirectoryError::Unavailable {
+            retry_after: error.retry_after(),
+            cause: error.to_string(),
+        })
     }
 }

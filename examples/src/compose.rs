@@ -8,9 +8,9 @@ use std::sync::Arc;
 use http::Uri;
 use hyper_rustls::ConfigBuilderExt;
 use registry_auth::htpasswd::{self, Htpasswd};
-use registry_auth::token::SigningAlgorithm;
+use registry_auth::token::{BySubject, SigningAlgorithm};
 use registry_auth::{
-    AllowAll, Anyone, Authenticated, Authenticator, Authorizer, Granted, Quoted, Silly,
+    AllowAll, Anyone, Authenticated, Authenticator, Authorizer, Both, Granted, Quoted, Silly,
     TokenAuthenticator, TokenOptions,
 };
 use registry_core::event::EventAction;
@@ -31,6 +31,7 @@ use crate::config::{self, Auth, Config, Driver};
 use crate::health::{FileCheck, HealthOptions, HttpCheck, Schedule, TcpCheck};
 use crate::logging::{Formatter, Level, LogOptions};
 use crate::purge;
+use crate::rules::RuleFile;
 
 /// A configuration that reads well and still cannot be put in force
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +86,7 @@ pub fn describe_storage(driver: &Driver) -> String {
 }
 
 /// A path as it is from anywhere
-fn whole(path: &Path) -> String {
+pub fn whole(path: &Path) -> String {
     std::path::absolute(path)
         .unwrap_or_else(|_| path.to_owned())
         .display()
@@ -101,6 +102,8 @@ pub struct Gate {
     pub authorizer: Arc<dyn Authorizer>,
     /// What is read from files
     pub files: GateFiles,
+    /// The rules of who may do what, if there are some
+    pub rules: Option<Arc<RuleFile>>,
 }
 
 /// What a [`Gate`] reads from files
@@ -120,13 +123,36 @@ pub enum GateFiles {
 }
 
 impl Gate {
-    /// Makes what `auth` asks for; without it everyone may do everything
+    /// Makes what `auth` asks for, and has the rules in `rules` decide who may do what
+    ///
+    /// Without `auth` everyone is anonymous; without rules whoever is let in may do everything,
+    /// and the bearer of a token what it grants.
     ///
     /// # Errors
     ///
     /// [`ComposeError`] when a value or a file is not as it should be. A gate that cannot be
     /// made is never an open one.
-    pub fn open(auth: &Auth) -> Result<Self, ComposeError> {
+    pub fn open(auth: &Auth, rules: Option<&Path>) -> Result<Self, ComposeError> {
+        let mut gate = Self::without_rules(auth)?;
+        let Some(path) = rules else {
+            return Ok(gate);
+        };
+        let rules = RuleFile::open(path)
+            .map_err(|error| ComposeError::new("registry.access.rules", error))?;
+        let rules = Arc::new(rules);
+        gate.authorizer = match auth {
+            // The rules are about the one whom the token is about; they cannot add to it.
+            Auth::Token(_) => Arc::new(Both::new(
+                gate.authorizer,
+                Arc::new(BySubject::new(rules.clone())),
+            )),
+            _ => rules.clone(),
+        };
+        gate.rules = Some(rules);
+        Ok(gate)
+    }
+
+    fn without_rules(auth: &Auth) -> Result<Self, ComposeError> {
         let quoted = |key, text: &str| {
             text.parse::<Quoted>()
                 .map_err(|error| ComposeError::new(key, error))
@@ -136,6 +162,7 @@ impl Gate {
                 authenticator: Arc::new(Anyone),
                 authorizer: Arc::new(AllowAll),
                 files: GateFiles::None,
+                rules: None,
             },
             Auth::Silly { realm, service } => Self {
                 authenticator: Arc::new(Silly::new(
@@ -144,6 +171,7 @@ impl Gate {
                 )),
                 authorizer: Arc::new(Authenticated),
                 files: GateFiles::None,
+                rules: None,
             },
             Auth::Htpasswd { realm, path } => {
                 let realm = quoted("auth.htpasswd.realm", realm)?;
@@ -154,6 +182,7 @@ impl Gate {
                     authenticator: htpasswd.clone(),
                     authorizer: Arc::new(Authenticated),
                     files: GateFiles::Htpasswd(htpasswd),
+                    rules: None,
                 }
             }
             Auth::Token(token) => {
@@ -170,6 +199,7 @@ impl Gate {
                         authenticator,
                         paths,
                     },
+                    rules: None,
                 }
             }
         })

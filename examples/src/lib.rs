@@ -1,7 +1,7 @@
 //! How the `registry` binary is put together from the crates
 //!
 //! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with
-//! [`access_log`], [`logging`] and [`metrics`] to see it by, [`health`] to know how it is,
+//! [`rules`] for who may do what, [`access_log`], [`logging`] and [`metrics`] to see it by, [`health`] to know how it is,
 //! [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
 //! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
@@ -19,5 +19,6 @@ pub mod metrics;
 pub mod notifier;
 pub mod purge;
 pub mod reload;
+pub mod rules;
 pub mod serve;
 pub mod watch;

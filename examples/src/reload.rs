@@ -12,6 +12,7 @@ use crate::compose::{self, GateFiles};
 use crate::config::Config;
 use crate::logging::LogHandle;
 use crate::notifier::LateNotifier;
+use crate::rules::RuleFile;
 use crate::serve::Source;
 use crate::watch::Watch;
 
@@ -30,6 +31,8 @@ pub struct Reloader {
     pub tls: Option<Tls>,
     /// Who is let in
     pub gate: GateFiles,
+    /// The rules of who may do what
+    pub rules: Option<Arc<RuleFile>>,
     /// The log
     pub logs: LogHandle,
     /// Who is notified
@@ -59,6 +62,7 @@ impl Reloader {
         if let Some(tls) = &self.tls {
             files.extend(tls.files().map(Path::to_owned));
         }
+        files.extend(self.rules.iter().map(|rules| rules.path().to_owned()));
         match &self.gate {
             GateFiles::Htpasswd(htpasswd) => files.push(htpasswd.path().to_owned()),
             GateFiles::None => {}
@@ -76,6 +80,15 @@ impl Reloader {
         {
             let tls = tls.clone();
             blocking(move || reload_tls(&tls)).await;
+        }
+        if let Some(rules) = self.rules.clone()
+            && is_changed(rules.path())
+        {
+            blocking(move || match rules.reload() {
+                Ok(count) => tracing::info!(rules = count, "rules read again"),
+                Err(error) => tracing::error!("{error}; the rules that were in force stay so"),
+            })
+            .await;
         }
         match self.gate.clone() {
             GateFiles::Htpasswd(htpasswd) if is_changed(htpasswd.path()) => {

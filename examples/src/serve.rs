@@ -144,7 +144,7 @@ async fn serve_with(
 ) -> Result<(), ServeError> {
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage: a second registry started by mistake leaves the folder alone.
-    let gate = Gate::open(&config.auth)?;
+    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())?;
     let (tls, acme) = tls(config.http.tls.as_ref())?;
     let endpoints = compose::endpoints(&config.notifications)?;
     let health_options = compose::health_options(&config.health)?;
@@ -229,6 +229,7 @@ async fn serve_with(
         config,
         tls: tls.clone(),
         gate: gate.files,
+        rules: gate.rules,
         logs,
         notifier: notifier.clone(),
     };
@@ -380,6 +381,9 @@ fn announce(
         line("read-only: pushes and deletes are refused".to_owned());
     }
     line(compose::describe_gate(&config.auth));
+    if let Some(rules) = &config.registry.access_rules {
+        line(format!("by the rules in {}", compose::whole(rules)));
+    }
     if let (Address::Tcp(address), false) = (address, config.storage.read_only) {
         let host = reachable(*address);
         let prefix = config.http.prefix.trim_matches('/');

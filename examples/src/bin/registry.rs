@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use registry_auth::Password;
 use registry_auth::htpasswd::{Entry, File, LoadError};
+use registry_auth::{Access, Action, Explanation, Password, Principal, Resource};
+use registry_core::{Digest, RepositoryName, Tag};
+use registry_examples::compose::Gate;
 use registry_examples::config::{self, variables};
 use registry_examples::serve::{self, Source};
 
@@ -26,6 +28,9 @@ enum Command {
     /// Look at a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Ask who may do what
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Add a user to a file of users, or change the password; it is read from standard input
     Htpasswd(HtpasswdArguments),
     /// Print the version
@@ -56,6 +61,47 @@ enum ConfigCommand {
         /// The configuration file; without one, what the environment says
         file: Option<PathBuf>,
     },
+}
+
+#[derive(Subcommand)]
+enum PolicyCommand {
+    /// Say whether someone may do something, and why; the status is 0 if so, and 1 if not
+    Explain(ExplainArguments),
+}
+
+#[derive(clap::Args)]
+struct ExplainArguments {
+    /// The configuration file; without one, what the environment says
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Who; without one, someone who is not logged in
+    #[arg(long)]
+    user: Option<String>,
+    /// A role of the user; may be given several times
+    #[arg(long, value_name = "ROLE", requires = "user")]
+    role: Vec<String>,
+    /// Does what: pull, push or delete; without a repository, list all of them
+    #[arg(long, value_enum, default_value_t = ExplainAction::Pull)]
+    action: ExplainAction,
+    /// In which repository
+    #[arg(long, value_name = "NAME")]
+    repo: Option<RepositoryName>,
+    /// Of which tag
+    #[arg(long, requires = "repo", conflicts_with = "digest")]
+    tag: Option<Tag>,
+    /// Of which content
+    #[arg(long, requires = "repo")]
+    digest: Option<Digest>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum ExplainAction {
+    Delete,
+    Pull,
+    Push,
 }
 
 #[derive(clap::Args)]
@@ -93,6 +139,11 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve(arguments),
         Command::Config(ConfigCommand::Check { file }) => check(file),
+        Command::Policy(PolicyCommand::Explain(arguments)) => match explain(arguments) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         Command::Htpasswd(arguments) => htpasswd(&arguments),
         Command::Version => print(&format!("registry {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
@@ -133,6 +184,54 @@ fn serve(arguments: ServeArguments) -> Result<(), String> {
 fn check(file: Option<PathBuf>) -> Result<(), String> {
     let text = config::check(file.as_deref(), variables()).map_err(|error| error.to_string())?;
     print(&text)
+}
+
+/// Prints a decision, and gives whether it is an allow
+fn explain(arguments: ExplainArguments) -> Result<bool, String> {
+    let (config, _) = config::Config::load(arguments.config.as_deref(), variables())
+        .map_err(|error| error.to_string())?;
+    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())
+        .map_err(|error| error.to_string())?;
+    let principal = match arguments.user {
+        Some(user) => Principal::user(user).with_roles(arguments.role),
+        None => Principal::Anonymous,
+    };
+    let reference = match (arguments.tag, arguments.digest) {
+        (Some(tag), _) => Some(tag.into()),
+        (None, Some(digest)) => Some(digest.into()),
+        (None, None) => None,
+    };
+    let access = match arguments.repo {
+        Some(name) => Access {
+            resource: Resource::Repository(name),
+            action: match arguments.action {
+                ExplainAction::Delete => Action::Delete,
+                ExplainAction::Pull => Action::Pull,
+                ExplainAction::Push => Action::Push,
+            },
+            reference,
+        },
+        None => Access {
+            resource: Resource::Catalog,
+            action: Action::All,
+            reference: None,
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let decision = runtime
+        .block_on(gate.authorizer.authorize(&principal, &access))
+        .map_err(|error| format!("{error} ({})", error.cause))?;
+    let explanation = Explanation::new(&principal, &access, &decision);
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&explanation).map_err(|error| error.to_string())?
+    } else {
+        explanation.to_string()
+    };
+    print(&format!("{}\n", text.trim_end()))?;
+    Ok(decision.is_allow())
 }
 
 fn htpasswd(arguments: &HtpasswdArguments) -> Result<(), String> {

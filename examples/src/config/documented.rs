@@ -299,6 +299,7 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("registry.manifestlimit", "8388608", Honoured),
     ("registry.trustedproxies", "[10.0.0.0/8]", Honoured),
     ("registry.draindelay", "5s", Honoured),
+    ("registry.access.rules", "/etc/registry/rules.yml", Honoured),
     (
         "registry.notifications.outbox.directory",
         "/elsewhere",

@@ -461,6 +461,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("registry.manifestlimit", Number, Honoured),
     key("registry.trustedproxies", Texts, Honoured),
     key("registry.draindelay", Duration, Honoured),
+    key("registry.access.rules", Text, Honoured),
     key("registry.notifications.outbox.directory", Text, Honoured),
     key("registry.notifications.outbox.maxbytes", Number, Honoured),
     key("registry.reload.interval", Duration, Honoured),

@@ -744,6 +744,7 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
+    own.access_rules = section.section("access").text("rules")?.map(PathBuf::from);
     if let Some(delay) = section.duration("draindelay")? {
         own.drain_delay = delay;
     }

@@ -441,6 +441,10 @@ fn own(config: &Config) -> Out {
         ("trustedproxies", Out::List(proxies.collect())),
         ("draindelay", Out::duration(own.drain_delay)),
         (
+            "access",
+            Out::some([("rules", own.access_rules.as_deref().map(Out::path))]),
+        ),
+        (
             "notifications",
             Out::map([(
                 "outbox",

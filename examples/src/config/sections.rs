@@ -506,6 +506,8 @@ pub struct Own {
     /// Whose `Forwarded` and `X-Forwarded-…` headers are believed; loopback, because only what
     /// runs on this machine is known to be ours
     pub trusted_proxies: Vec<IpNet>,
+    /// A file with the rules of who may do what; without one, whoever is let in may do everything
+    pub access_rules: Option<PathBuf>,
     /// How long connections are still taken once the registry is told to stop and says that it
     /// is not ready any more; 0, which suits where nobody asks
     pub drain_delay: Duration,
@@ -528,6 +530,7 @@ impl Default for Own {
         Self {
             manifest_limit: LEAST_MANIFEST_LIMIT,
             trusted_proxies: loopback.to_vec(),
+            access_rules: None,
             drain_delay: Duration::ZERO,
             outbox: Outbox::default(),
             reload_interval: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 //! Tests that need a client say `SKIPPED` where it is not installed, and what to do. With
 //! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
 
+mod access;
 mod clients;
 mod configs;
 mod crash;

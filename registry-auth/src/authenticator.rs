@@ -94,6 +94,15 @@ impl fmt::Debug for Password {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticateError {
+    /// The token was good until it expired
+    ///
+    /// All else about it is as it should be, its signature included: it says whom it was for. What
+    /// was begun with it may be ended by whoever brings it.
+    #[error("the token has expired; get a new one")]
+    Expired {
+        /// Whom it identified, and with what grants
+        principal: Principal,
+    },
     /// The token is not accepted
     #[error("the token was not accepted: {reason}; get a new one")]
     InvalidToken {

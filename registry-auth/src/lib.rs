@@ -25,6 +25,7 @@ pub mod explain;
 pub mod htpasswd;
 pub mod policy;
 pub mod principal;
+pub mod request;
 pub mod rules;
 pub mod silly;
 pub mod token;

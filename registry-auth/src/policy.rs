@@ -90,6 +90,7 @@ pub struct Decision {
     reason: Cow<'static, str>,
     facts: Vec<Cow<'static, str>>,
     missing: Option<Cow<'static, str>>,
+    remedy: Option<Cow<'static, str>>,
     hidden: bool,
 }
 
@@ -113,6 +114,14 @@ impl Decision {
     /// Says what would have made it an allow, for operators
     pub fn with_missing(mut self, missing: impl Into<Cow<'static, str>>) -> Self {
         self.missing = Some(missing.into());
+        self
+    }
+
+    /// Says what would allow it, in words for the user who asked
+    ///
+    /// As the reason, it gives away nothing that the user may not know.
+    pub fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        self.remedy = Some(remedy.into());
         self
     }
 
@@ -149,6 +158,13 @@ impl Decision {
         self.missing.as_deref()
     }
 
+    /// What would allow it, in words for the user who asked
+    ///
+    /// It gives away nothing that the user may not know.
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+
     /// Whether the one who asked may not even know whether there is anything
     ///
     /// A registry can then answer as if there were nothing.
@@ -163,6 +179,7 @@ impl Decision {
             reason,
             facts: Vec::new(),
             missing: None,
+            remedy: None,
             hidden: false,
         }
     }

@@ -56,6 +56,7 @@
 //!
 //! What of the specification does not apply to this crate, and why, is in [`rows`].
 
+pub mod access;
 pub mod access_log;
 mod blobs;
 pub mod body;
@@ -83,6 +84,7 @@ pub mod tls;
 pub mod token_service;
 mod uploads;
 
+pub use crate::access::AccessControl;
 pub use crate::access_log::{AccessRecord, Observer};
 pub use crate::body::{BodyError, ResponseBody};
 pub use crate::events::{EventSink, EventSinkError, Events};

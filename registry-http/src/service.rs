@@ -13,17 +13,15 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use ipnet::IpNet;
-use registry_auth::{
-    Access, AuthenticateError, Authenticator, Authorizer, ChallengeReason, Credentials, Principal,
-};
+use registry_auth::{Access, Authenticator, Authorizer, Principal};
 use registry_core::manifest::Limits;
 use registry_core::{Manifest, Operation, route};
 use registry_storage::Store;
 use tracing::{Instrument, Span};
 
+use crate::access::AccessControl;
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
-use crate::credentials::credentials;
 use crate::events::{Events, Reporter};
 use crate::forwarded::{self, Client};
 use crate::location::{self, Locations, Prefix, Root};
@@ -63,12 +61,16 @@ impl RegistryService {
         authenticator: Arc<dyn Authenticator>,
         authorizer: Arc<dyn Authorizer>,
     ) -> Builder {
+        Self::with_access(store, AccessControl::new(authenticator, authorizer))
+    }
+
+    /// A registry on `store`, to which `access` lets people
+    pub fn with_access(store: Store, access: AccessControl) -> Builder {
         Builder {
             locations: Locations::default(),
             inner: Inner {
                 store,
-                authenticator,
-                authorizer,
+                access,
                 limits: Limits::default(),
                 allow_delete: true,
                 body_patience: BODY_PATIENCE,
@@ -137,8 +139,7 @@ where
 impl fmt::Debug for RegistryService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryService")
-            .field("authenticator", &self.inner.authenticator)
-            .field("authorizer", &self.inner.authorizer)
+            .field("access", &self.inner.access)
             .field("store", &self.inner.store)
             .finish_non_exhaustive()
     }
@@ -265,8 +266,7 @@ impl fmt::Debug for Builder {
 
 struct Inner {
     store: Store,
-    authenticator: Arc<dyn Authenticator>,
-    authorizer: Arc<dyn Authorizer>,
+    access: AccessControl,
     limits: Limits,
     allow_delete: bool,
     body_patience: Duration,
@@ -366,11 +366,11 @@ impl Inner {
             return Err(Cause::Unhealthy.into());
         }
         let operation = operation?;
-        let principal = self.identify(&parts.headers, &operation).await?;
+        let principal = self.access.identify(&parts.headers, &operation).await?;
         if let Some(recorder) = &mut recorder {
             recorder.user(principal.name());
         }
-        self.authorize(&principal, &operation).await?;
+        self.access.authorize(&principal, &operation).await?;
         if self.read_only
             && let Some(allow) = left_without_writing(&operation)
         {
@@ -394,90 +394,6 @@ impl Inner {
             Ok(result) => result,
             Err(_) => Err(Cause::Panicked.into()),
         }
-    }
-
-    async fn identify(
-        &self,
-        headers: &HeaderMap,
-        operation: &Operation,
-    ) -> Result<Principal, Failure> {
-        let challenge = |reason| self.authenticator.challenge(&operation.access(), reason);
-        let credentials = match credentials(headers) {
-            Ok(credentials) => credentials,
-            Err(_) => match challenge(ChallengeReason::LoginRequired) {
-                Some(challenge) => {
-                    return Err(Cause::Unauthenticated {
-                        reason: "expected `Authorization: Basic` or `Bearer` with credentials, something else came".to_owned(),
-                        challenge,
-                    }
-                    .into());
-                }
-                // Where no credentials are ever asked for, it does not matter which came.
-                None => Credentials::None,
-            },
-        };
-        let principal = match self.authenticator.authenticate(&credentials).await {
-            Ok(principal) => principal,
-            Err(error @ AuthenticateError::Unavailable { retry_after }) => {
-                return Err(Cause::Unidentified { error, retry_after }.into());
-            }
-            Err(error) => {
-                let why = match error {
-                    AuthenticateError::InvalidToken { .. } => ChallengeReason::InvalidToken,
-                    _ => ChallengeReason::LoginRequired,
-                };
-                let reason = error.to_string();
-                return Err(match challenge(why) {
-                    Some(challenge) => Cause::Unauthenticated { reason, challenge },
-                    None => Cause::Denied { reason },
-                }
-                .into());
-            }
-        };
-        // docker and podman learn here, and nowhere else, that there is something to log in
-        // to. Whoever brought credentials has learnt it, be they those of an anonymous token.
-        if *operation == Operation::Ping
-            && principal == Principal::Anonymous
-            && credentials == Credentials::None
-            && let Some(challenge) = challenge(ChallengeReason::LoginRequired)
-        {
-            return Err(Cause::Unauthenticated {
-                reason: "log in to use this registry".to_owned(),
-                challenge,
-            }
-            .into());
-        }
-        Ok(principal)
-    }
-
-    async fn authorize(&self, principal: &Principal, operation: &Operation) -> Result<(), Failure> {
-        let needed = operation.access();
-        for access in &needed {
-            let decision = self.authorizer.authorize(principal, access).await;
-            let decision = decision.inspect_err(|error| {
-                tracing::warn!(%principal, %access, cause = error.cause, "undecided");
-            })?;
-            if decision.is_allow() {
-                continue;
-            }
-            tracing::debug!(%principal, %access, rule = decision.rule(), "denied");
-            let reason = decision.reason().to_owned();
-            let why = match principal {
-                Principal::Anonymous => Some(ChallengeReason::LoginRequired),
-                // Clients push with the token of a pull until they are told to get a better one.
-                Principal::Token { grants, .. } if !grants.allow_all(&needed) => {
-                    Some(ChallengeReason::InsufficientScope)
-                }
-                _ => None,
-            };
-            let challenge = why.and_then(|why| self.authenticator.challenge(&needed, why));
-            return Err(match challenge {
-                Some(challenge) => Cause::Unauthenticated { reason, challenge },
-                None => Cause::Denied { reason },
-            }
-            .into());
-        }
-        Ok(())
     }
 }
 
@@ -519,8 +435,7 @@ impl Call {
     ///
     /// What cannot be known now is a no: nothing asked here is needed.
     pub(crate) async fn allows(&self, access: &Access) -> bool {
-        let decision = self.inner.authorizer.authorize(&self.principal, access);
-        decision.await.is_ok_and(|decision| decision.is_allow())
+        self.inner.access.allows(&self.principal, access).await
     }
 
     /// Refuses a deletion where there are none; `allow` lists the methods that are left
@@ -618,7 +533,7 @@ mod tests {
     use std::sync::Mutex;
 
     use http_body_util::{BodyExt, Empty};
-    use registry_auth::{AllowAll, Anyone};
+    use registry_auth::{AllowAll, Anyone, AuthenticateError, ChallengeReason, Credentials};
     use registry_storage::Memory;
 
     use super::*;

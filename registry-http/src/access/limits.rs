@@ -94,7 +94,8 @@ impl Rate {
 /// network of 64 bits that is one customer's. Whoever has no address, as over a Unix socket
 /// without headers, is not limited by it. Whoever has no name is limited by address alone.
 ///
-/// Each process counts for itself. At most 65,536 addresses and as many principals are counted at
+/// Each process counts for itself. Failures are counted when they have happened: of requests that are
+/// under way at the same time, more can fail. At most 65,536 addresses and as many principals are counted at
 /// once; those that have not come for longest are forgotten first.
 ///
 /// # Examples
@@ -177,7 +178,7 @@ pub(crate) struct TooMany {
 }
 
 /// Counts who asks how often, and refuses who does so too often
-pub(super) struct Limits<C: Clock = DefaultClock> {
+pub(crate) struct Limits<C: Clock = DefaultClock> {
     addresses: Counters<IpAddr, C>,
     principals: Counters<Name, C>,
 }
@@ -200,7 +201,7 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts a request of an address, before anything else is done for it
-    pub(super) fn admit_address(
+    pub(crate) fn admit_address(
         &self,
         address: Option<IpAddr>,
         pulls: bool,
@@ -210,7 +211,7 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts a request of a principal, before it is asked what they may do
-    pub(super) fn admit_principal(
+    pub(crate) fn admit_principal(
         &self,
         principal: &Principal,
         pulls: bool,
@@ -220,7 +221,7 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts a request that failed; of whoever is not known, by address alone
-    pub(super) fn failed(&self, address: Option<IpAddr>, principal: Option<&Principal>) {
+    pub(crate) fn failed(&self, address: Option<IpAddr>, principal: Option<&Principal>) {
         if let Some(counter) = self.addresses.of(|| address.map(network)) {
             counter.failed();
         }

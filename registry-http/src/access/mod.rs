@@ -17,8 +17,7 @@ use registry_auth::{
 use registry_core::upload::UploadId;
 use registry_core::{Operation, RepositoryName};
 
-use self::limits::Limits;
-pub(crate) use self::limits::TooMany;
+pub(crate) use self::limits::{Limits, TooMany};
 pub use self::limits::{Rate, RateLimits};
 pub(crate) use self::refusal::Refusal;
 pub use self::session::{SessionSecret, SessionSecretError};
@@ -95,8 +94,8 @@ impl AccessControl {
         self
     }
 
-    /// Tells whoever decides the name of the request
-    /// ([`request::name`](registry_auth::request::name)); by default they do not learn it
+    /// Tells whoever decides the name of the request ([`request::name`]); by default they do
+    /// not learn it
     ///
     /// For authenticators and authorizers that ask other services, which are to have it in
     /// their logs, or that write down what they decide. It costs an allocation per request.
@@ -123,6 +122,11 @@ impl AccessControl {
     pub fn with_session_secret(mut self, secret: SessionSecret, lifetime: Duration) -> Self {
         self.sessions = Some(Arc::new(Sessions { secret, lifetime }));
         self
+    }
+
+    /// What counts those who ask, for who else answers them
+    pub(crate) fn limits(&self) -> Option<&Arc<Limits>> {
+        self.limits.as_ref()
     }
 
     /// Who asks; [`AccessControl::authorize`] says whether they may
@@ -373,5 +377,72 @@ async fn named<F: Future>(name: Option<Arc<str>>, future: F) -> F::Output {
     match name {
         Some(name) => request::on_behalf_of(name, future).await,
         None => future.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Empty;
+    use registry_auth::AllowAll;
+
+    use super::*;
+
+    /// Knows clients by their certificates, and says which it was shown
+    #[derive(Debug, Default)]
+    struct Guard(Mutex<Vec<Option<Vec<u8>>>>);
+
+    #[async_trait]
+    impl Authenticator for Guard {
+        async fn authenticate(&self, _: &Credentials) -> Result<Principal, AuthenticateError> {
+            self.0.lock().unwrap().push(None);
+            Ok(Principal::Anonymous)
+        }
+
+        async fn authenticate_with(
+            &self,
+            _: &Credentials,
+            certificate: Option<&[u8]>,
+        ) -> Result<Principal, AuthenticateError> {
+            let shown = certificate.map(<[u8]>::to_vec);
+            self.0.lock().unwrap().push(shown);
+            Ok(Principal::service("builder"))
+        }
+
+        fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
+            Some("Basic realm=\"r\"".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_the_connection_reaches_who_says_who_asks() {
+        let guard = Arc::new(Guard::default());
+        let access = AccessControl::new(guard.clone(), Arc::new(AllowAll));
+        let names = ["builder.example".to_owned()];
+        let leaf = rcgen::generate_simple_self_signed(names).unwrap();
+        let issuer = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
+        let der = leaf.cert.der().clone();
+        let shown = ClientCertificate::new(vec![der.clone(), issuer.cert.der().clone()]).unwrap();
+
+        let request = Request::get("/v2/").body(Empty::<Bytes>::new()).unwrap();
+        let (mut parts, _) = request.into_parts();
+        let identify = async |parts: &Parts| {
+            let asked = Asked {
+                parts,
+                client: &Client::default(),
+                id: &RequestId("r".to_owned()),
+                operation: &Operation::Ping,
+            };
+            access.identify(&asked).await.map(|caller| caller.principal)
+        };
+        assert!(identify(&parts).await.is_err());
+        parts.extensions.insert(shown);
+        let principal = identify(&parts).await.unwrap();
+        assert_eq!(principal, Principal::service("builder"));
+        assert_eq!(*guard.0.lock().unwrap(), [None, Some(der.to_vec())]);
     }
 }

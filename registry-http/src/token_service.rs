@@ -171,11 +171,12 @@ impl TokenServiceBuilder {
         self
     }
 
-    /// Counts whoever asks for tokens together with those whom this access control counts, and
-    /// refuses them under the same [limits](crate::RateLimits); by default nobody is limited
+    /// Counts whoever asks for tokens with those whom this access control counts, and refuses
+    /// them under the same [limits](crate::RateLimits); by default nobody is limited
     ///
-    /// Where clients log in here, here is where passwords are guessed. A token is a request and no pull;
-    /// refused credentials are failures.
+    /// Where clients log in is where passwords are guessed: an address that fails too often here
+    /// is looked at neither here nor there. Each token is a request, none is a pull. A principal
+    /// is the user here, and there the bearer of a token about them: they are counted apart.
     pub fn limits_of(mut self, access: &AccessControl) -> Self {
         self.inner.limits = access.limits().cloned();
         self

@@ -73,14 +73,15 @@ impl AccessControl {
     /// [hidden](registry_auth::Decision::is_hidden); by default it says that it is a denial
     ///
     /// To read a manifest, a blob, tags or referrers then gets the very answer of a repository
-    /// that does not exist. To push, to delete, or to go on with an upload is refused with `DENIED`, in words
-    /// that are the same whatever there is. Whoever may get further with other credentials is
-    /// still asked for them, with 401: who has not logged in, and whose token does not grant it.
+    /// that does not exist. To push, to delete, or to go on with an upload is refused with
+    /// `DENIED`, in words that are the same whatever there is. Whoever may get further with other
+    /// credentials is still asked for them, with 401: who has not logged in, and whose token does
+    /// not grant it. Whoever may list all repositories is told their names.
     ///
     /// Who may is decided before the store is asked for anything, so what is hidden takes the
-    /// same time whether it is there or not; but as nobody asks the disk, it can take less time than
-    /// what is not there and may be seen, and goes on being not there when the storage fails.
-    /// So a rule that hides must be about names, not about what has been pushed.
+    /// same time whether it is there or not. As nobody asks the disk, it can take less time than
+    /// what is not there and may be seen, and it goes on being not there when the storage fails.
+    /// So a rule that hides should be about names, not about what has been pushed.
     #[must_use]
     pub fn with_hidden_as_absent(mut self) -> Self {
         self.hidden_as_absent = true;
@@ -108,12 +109,12 @@ impl AccessControl {
     /// What was allowed when an upload began holds until it ends, for at most `lifetime`; by
     /// default it is decided anew for each of its requests
     ///
-    /// A push of many gigabytes takes longer than a token is good for. The `Location` of an upload then
-    /// has a parameter `_session`, a seal (HMAC-SHA256) that whoever comes back with it got when
-    /// it was decided that they may push. It is about this upload in this repository and
-    /// about this principal: it is good only together with their own credentials, which may be a token that
-    /// has expired meanwhile ([`AuthenticateError::Expired`]), and nothing else may be wrong
-    /// with it. Without a seal, or with one that is forged, too old or for something else,
+    /// A push of many gigabytes takes longer than a token is good for. The `Location` of an upload
+    /// then has a parameter `_session`: a seal (HMAC-SHA256) that whoever comes back with it got
+    /// when it was decided that they may push. It is about this upload in this repository and
+    /// about this principal, and good only together with their own credentials. Those may be a
+    /// token that has expired meanwhile ([`AuthenticateError::Expired`]), but nothing else may be
+    /// wrong with it. Without a seal, or with one that is forged, too old or for something else,
     /// all is as if there were no sessions. Nobody without a name gets one.
     ///
     /// Whoever is no longer allowed to push can so end uploads that they began, but not push the
@@ -176,7 +177,7 @@ impl AccessControl {
     /// The query parameter with which the caller can go on with an upload whatever becomes of
     /// their token; none without sessions, and for nobody without a name
     ///
-    /// Only after [`AccessControl::authorize`] has let the caller at this upload, or let them begin it.
+    /// Only after [`AccessControl::authorize`] has let the caller at this upload, or begin it.
     pub(crate) fn seal(
         &self,
         caller: &Caller,

@@ -243,7 +243,7 @@ pub(super) mod tests {
             time: "2020-05-14T17:34:58.123456Z".parse().unwrap(),
             thread: "tokio-worker".to_owned(),
             level: tracing::Level::INFO,
-            logger: "org.acumos.docker_proxy.Request".to_owned(),
+            logger: "org.acumos.dockerproxy.Request".to_owned(),
             marker: "EXIT".to_owned(),
             request_id: "r-1".to_owned(),
             invocation_id: "i-1".to_owned(),
@@ -275,7 +275,7 @@ pub(super) mod tests {
                 "2020-05-14T17:34:58.123Z",
                 "tokio-worker",
                 "INFO",
-                "org.acumos.docker_proxy.Request",
+                "org.acumos.dockerproxy.Request",
                 "EXIT",
                 "RequestID=r-1, InvocationID=i-1, InstanceUUID=u-1, ServiceName=docker-proxy/v2/, \
                  PartnerName=ada, StatusCode=COMPLETED, ResponseCode=200, ResponseDescription=OK, \
@@ -294,7 +294,7 @@ pub(super) mod tests {
             line,
             "2020-05-14T17:34:58.123Z|2020-05-14T17:34:58.000Z||r-1|i-1|u-1||tokio-worker|\
              docker-proxy/v2/|ada|COMPLETED|200|OK|INFO|INFO|192.0.2.1|123|proxy.example|192.0.2.7\
-             ||||||ada|org.acumos.docker_proxy.Request|Method=GET|done|\n"
+             ||||||ada|org.acumos.dockerproxy.Request|Method=GET|done|\n"
         );
     }
 

@@ -1,7 +1,10 @@
 //! The name of a logger, as the platform's collector wants it
 
 /// What the names of all loggers of this component begin with
-const COMPONENT: &str = "org.acumos.docker_proxy";
+const COMPONENT: &str = "org.acumos.dockerproxy";
+
+/// The same for libraries
+const LIBRARIES: &str = "rust";
 
 /// Whether a target is one of this workspace's
 pub(super) fn is_own(target: &str) -> bool {
@@ -11,50 +14,49 @@ pub(super) fn is_own(target: &str) -> bool {
 
 /// The name of the logger for a target, in the manner of a Java class
 ///
-/// `registry_http::proxy` becomes `org.acumos.docker_proxy.http.Proxy`. The platform parses it as
-/// a Java class name, which knows neither `::` nor `-`, and takes the whole line for garbage if it
-/// is none; so there is a name for any target.
+/// `registry_http::proxy` becomes `org.acumos.dockerproxy.http.Proxy`, and `hyper::client`
+/// `rust.hyper.Client`. The platform parses it as a Java class, and takes the whole line for
+/// garbage if it is none; so there is a name for any target. There are nothing but letters, digits
+/// and at least one dot in it, for logstash of old knew no `_` there, nor a class without package.
 pub(super) fn logger(target: &str) -> String {
-    let mut parts: Vec<String> = target
-        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '$')
-        .filter(|part| !part.is_empty())
-        .map(str::to_owned)
+    let mut parts: Vec<&str> = target
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|part| part.bytes().any(|byte| byte != b'_'))
         .collect();
-    let mut name = String::new();
+    let mut name = LIBRARIES.to_owned();
     if is_own(target) {
-        name.push_str(COMPONENT);
+        COMPONENT.clone_into(&mut name);
         // The crates are this component's; so the word they share says nothing.
-        let first = parts.remove(0);
-        match first.strip_prefix("registry_") {
-            None | Some("" | "examples") => {}
-            Some(rest) => parts.insert(0, rest.to_owned()),
+        match parts.first().and_then(|first| first.strip_prefix("registry_")) {
+            Some(rest) if rest != "examples" && !rest.is_empty() => parts[0] = rest,
+            _ => drop(parts.remove(0)),
         }
     }
-    let class = parts.pop().unwrap_or_else(|| "Main".to_owned());
-    for part in parts.iter().map(String::as_str).chain([&*camel(&class)]) {
-        if !name.is_empty() {
-            name.push('.');
-        }
-        if part.starts_with(|c: char| c.is_ascii_digit()) {
-            name.push('_');
-        }
-        name.push_str(part);
+    let class = parts.pop().unwrap_or("main");
+    for part in parts {
+        name.push('.');
+        push(&mut name, &part.to_ascii_lowercase());
     }
+    name.push('.');
+    let class: String = class.split('_').map(capital).collect();
+    push(&mut name, &class);
     name
 }
 
-/// `request_id` as `RequestId`
-fn camel(name: &str) -> String {
-    let mut camel = String::with_capacity(name.len());
-    for word in name.split('_').filter(|word| !word.is_empty()) {
-        let mut letters = word.chars();
-        camel.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        camel.push_str(letters.as_str());
+/// Adds a part of a name, which must not begin with a digit
+fn push(name: &mut String, part: &str) {
+    let mut letters = part.chars().filter(|c| *c != '_').peekable();
+    if letters.peek().is_none_or(char::is_ascii_digit) {
+        name.push('x');
     }
-    if camel.is_empty() {
-        camel.push('_');
-    }
-    camel
+    name.extend(letters);
+}
+
+/// `word` as `Word`
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }
 
 #[cfg(test)]
@@ -67,26 +69,30 @@ mod tests {
     #[test]
     fn targets_become_classes() {
         for (target, expected) in [
-            ("registry::invoke", "org.acumos.docker_proxy.Invoke"),
-            ("registry::request", "org.acumos.docker_proxy.Request"),
-            ("registry_http::proxy", "org.acumos.docker_proxy.http.Proxy"),
+            ("registry::invoke", "org.acumos.dockerproxy.Invoke"),
+            ("registry::request", "org.acumos.dockerproxy.Request"),
+            ("registry_http::proxy", "org.acumos.dockerproxy.http.Proxy"),
             (
-                "registry_http::proxy::request_id",
-                "org.acumos.docker_proxy.http.proxy.RequestId",
+                "registry_http::auth_request::request_id",
+                "org.acumos.dockerproxy.http.authrequest.RequestId",
             ),
-            ("registry_http", "org.acumos.docker_proxy.Http"),
-            ("registry_examples::serve", "org.acumos.docker_proxy.Serve"),
-            ("registry_examples", "org.acumos.docker_proxy.Main"),
-            ("docker_proxy", "org.acumos.docker_proxy.Main"),
-            ("registry", "org.acumos.docker_proxy.Main"),
-            ("hyper::client", "hyper.Client"),
-            ("hyper-util", "hyper.Util"),
-            ("registrar", "Registrar"),
-            ("9p::2x", "_9p._2x"),
-            ("", "Main"),
-            ("::", "Main"),
-            ("_", "_"),
-            ("\u{e4}\u{f6}", "Main"),
+            ("registry_http", "org.acumos.dockerproxy.Http"),
+            ("registry_examples::serve", "org.acumos.dockerproxy.Serve"),
+            ("registry_examples", "org.acumos.dockerproxy.Main"),
+            ("docker_proxy", "org.acumos.dockerproxy.Main"),
+            ("docker_proxy::serve", "org.acumos.dockerproxy.Serve"),
+            ("registry", "org.acumos.dockerproxy.Main"),
+            ("registry_", "org.acumos.dockerproxy.Main"),
+            ("registry__::a", "org.acumos.dockerproxy.x.A"),
+            ("hyper::client", "rust.hyper.Client"),
+            ("hyper-util", "rust.hyper.Util"),
+            ("hyper_util::client::legacy", "rust.hyperutil.client.Legacy"),
+            ("registrar", "rust.Registrar"),
+            ("9p::2x", "rust.x9p.x2x"),
+            ("", "rust.Main"),
+            ("::", "rust.Main"),
+            ("_", "rust.Main"),
+            ("\u{e4}\u{f6}", "rust.Main"),
         ] {
             assert_eq!(logger(target), expected, "{target:?}");
         }
@@ -95,9 +101,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_target_has_a_name_that_a_java_class_may_have(target in "(registry(_|::))?.{0,40}") {
-            let class = Regex::new(r"^(?:[a-zA-Z$_][a-zA-Z$_0-9]*\.)*[a-zA-Z$_][a-zA-Z$_0-9]*$");
             let name = logger(&target);
-            prop_assert!(class.unwrap().is_match(&name), "{target:?} became {name:?}");
+            for class in [
+                r"^(?:[a-zA-Z$_][a-zA-Z$_0-9]*\.)*[a-zA-Z$_][a-zA-Z$_0-9]*$",
+                // Of logstash 1 and of pygrok.
+                r"^(?:[a-zA-Z0-9-]+\.)+[A-Za-z0-9$]+$",
+            ] {
+                prop_assert!(Regex::new(class).unwrap().is_match(&name), "{target:?}: {name:?}");
+            }
         }
     }
 }

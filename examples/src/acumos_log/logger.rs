@@ -27,7 +27,10 @@ pub(super) fn logger(target: &str) -> String {
     if is_own(target) {
         COMPONENT.clone_into(&mut name);
         // The crates are this component's; so the word they share says nothing.
-        match parts.first().and_then(|first| first.strip_prefix("registry_")) {
+        match parts
+            .first()
+            .and_then(|first| first.strip_prefix("registry_"))
+        {
             Some(rest) if rest != "examples" && !rest.is_empty() => parts[0] = rest,
             _ => drop(parts.remove(0)),
         }

@@ -1,6 +1,6 @@
 //! The files of a log that are over: their names, their compression, their end
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufReader};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -140,6 +140,11 @@ fn compress_one(folder: &Path, name: &str, rolled: Rolled) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,
     });
+    // Another process may share the folder: then it is at work on this file, or it just was.
+    let busy = matches!(from.get_ref().try_lock(), Err(TryLockError::WouldBlock));
+    if busy || !waiting.exists() {
+        return Ok(());
+    }
     let result = (|| {
         let mut to = ZipWriter::new(File::create(&partial)?);
         let options = SimpleFileOptions::default()
@@ -247,6 +252,12 @@ mod tests {
         assert!(error.is_some() && waiting.exists());
         assert!(!folder.path().join("p.2126-11-20.log.zip.part").exists());
         fs::remove_dir(&zip).unwrap();
+        // Another process is at it.
+        let other = File::open(&waiting).unwrap();
+        other.lock().unwrap();
+        let (_, error) = compress(folder.path(), "p", Duration::ZERO);
+        assert!(error.is_none() && waiting.exists() && !zip.exists());
+        drop(other);
         let (younger, error) = compress(folder.path(), "p", Duration::ZERO);
         assert!(!younger && error.is_none());
         assert!(zip.is_file() && !waiting.exists());

@@ -53,7 +53,7 @@ const GRACE: Duration = Duration::from_secs(5 * 60);
 const ACCESS: &str = "docker-proxy-access";
 
 /// What is logged, and where to
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AcumosLogOptions {
     /// The folder of the platform's logs, in which each component has one of its own; without it
     /// there are no files

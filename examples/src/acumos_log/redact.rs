@@ -16,6 +16,7 @@ const NAMES: &str = "pass(?:word|wd|phrase)|pwd|secret|credentials?|authorizatio
 static SECRETS: LazyLock<Regex> = LazyLock::new(|| {
     // A value in quotes, also quotes that are escaped because the whole is within others, or up
     // to the next separator. Debug output may wrap it.
+    // (Word boundaries are those of ASCII, which the fast half of the regex crate can do.)
     let quoted = r#"b?"(?:[^"\\]|\\.)*"?|\\+"[^"]*"?|'[^']*'?"#;
     let value = format!(r#"(?:Some\()?(?:{quoted}|[^\s,;&"'}}\])]+)"#);
     let pattern = [
@@ -23,13 +24,13 @@ static SECRETS: LazyLock<Regex> = LazyLock::new(|| {
         format!(
             r#"(?<keep_header>authorization\\*["']?\s*[=:]\s*)(?:(?:basic|bearer|digest|negotiate|aws4-[a-z0-9-]+)\s[^\n]*|{value})"#
         ),
-        format!(r#"(?<keep_cookie>\bcookie\\*["']?\s*[=:]\s*)(?:{quoted}|[^\n]*)"#),
+        format!(r#"(?<keep_cookie>(?-u:\b)cookie\\*["']?\s*[=:]\s*)(?:{quoted}|[^\n]*)"#),
         format!(r#"(?<keep_name>(?:{NAMES})\\*["']?\s*[=:]\s*){value}"#),
         // These two words are too common in prose for a colon to count.
-        format!(r#"(?<keep_word>\b(?:token|pass)(?:\\*["']\s*:\s*|\\*["']?=)){value}"#),
-        r"(?<keep_scheme>\b(?:basic|bearer)\s+)(?<credentials>[A-Za-z0-9+/=._~-]{4,})".to_owned(),
+        format!(r#"(?<keep_word>(?-u:\b)(?:token|pass)(?:\\*["']\s*:\s*|\\*["']?=)){value}"#),
+        r"(?<keep_scheme>(?-u:\b)(?:basic|bearer)\s+)(?<credentials>[A-Za-z0-9+/=._~-]{4,})".to_owned(),
         // A JSON web token begins with `{"` in base64.
-        r"\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?".to_owned(),
+        r"(?-u:\b)eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?".to_owned(),
         r"(?<keep_url>[a-z][a-z0-9+.-]*://)[^\s/@?#]+(?<keep_at>@)".to_owned(),
     ]
     .join("|");

@@ -59,6 +59,8 @@ pub(super) struct RollingFile {
     folder: PathBuf,
     name: &'static str,
     limits: Limits,
+    /// The bytes that one file may have
+    part: u64,
     clock: Clock,
     complain: Complain,
     missing: Missing,
@@ -121,6 +123,7 @@ impl RollingFile {
             folder,
             name,
             limits,
+            part: (limits.bytes / PARTS).max(1),
             clock,
             complain,
             missing,
@@ -216,8 +219,11 @@ impl RollingFile {
         let Some(open) = self.open.take() else {
             return;
         };
+        // Another process may share the folder, for a while at least when one version replaces
+        // another. Where files cannot be locked, no two are expected.
+        let _ = open.file.lock();
         let rolled = Rolled::free(&self.folder, self.name, open.day);
-        // Not a file that another process began meanwhile.
+        // Not a file that the other one began meanwhile.
         let ours = fs::metadata(self.path()).is_ok_and(|found| found.ino() == open.inode);
         let renamed = if ours && open.bytes > 0 {
             fs::rename(self.path(), self.folder.join(rolled.waiting(self.name)))
@@ -250,14 +256,9 @@ impl RollingFile {
         let _ = self.archive.send(());
     }
 
-    /// The bytes that one file may have
-    fn part(&self) -> u64 {
-        (self.limits.bytes / PARTS).max(1)
-    }
-
     /// The bytes that all files but the present one may have
     fn archived(&self) -> u64 {
-        self.limits.bytes.saturating_sub(self.part())
+        self.limits.bytes.saturating_sub(self.part)
     }
 
     /// Writes what was gathered
@@ -345,7 +346,7 @@ impl RollingFile {
 impl Write for RollingFile {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.ready() {
-            let part = self.part();
+            let part = self.part;
             let full = |open: &Open| open.bytes > 0 && open.bytes + line.len() as u64 > part;
             if self.open.as_ref().is_some_and(full) {
                 let (_, today) = self.now();
@@ -576,6 +577,37 @@ mod tests {
             assert_eq!(bench.read(&rolled).lines().count(), 2, "{files:?}");
         }
         assert!(bench.read("docker-proxy.log").ends_with("99\n"));
+    }
+
+    #[test]
+    fn two_processes_lose_no_line_to_each_other() {
+        let mut bench = Bench::new();
+        bench.set("2126-11-21T00:00:00Z");
+        bench.limits.bytes = PARTS << 30;
+        let lines = 2000;
+        let threads: Vec<_> = (0..2)
+            .map(|process| {
+                let mut log = bench.log();
+                // Small parts of much, so that it is often rolled and nothing is removed.
+                log.part = 200;
+                std::thread::spawn(move || {
+                    for line in 0..lines {
+                        write(&mut log, &format!("{process} {line}\n"));
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        let files = bench.files();
+        assert!(files.len() > 50, "{}", files.len());
+        let total: usize = files
+            .iter()
+            .map(|file| bench.read(file).lines().count())
+            .sum();
+        assert_eq!(total, 2 * lines);
+        assert!(bench.complaints().is_empty());
     }
 
     #[test]

@@ -224,7 +224,18 @@ impl AcumosLog {
         let mut rest = request.fields;
         rest.extend(other);
         rest.extend(own.fields);
-        entry.message = own.message;
+        entry.message = match own.message {
+            // The fields say it all, but a person looks here first.
+            message if message.is_empty() && !entry.marker.is_empty() => {
+                let path = entry.service_name.strip_prefix(COMPONENT);
+                let what = match &*entry.target_entity {
+                    "" => [&*entry.method, path.unwrap_or_default()],
+                    entity => [entity, &*entry.target_service],
+                };
+                format!("{} {}", entry.marker, what.join(" ").trim())
+            }
+            message => message,
+        };
         // A column in one form of the line only.
         if let Some(elapsed) = entry.elapsed_ms {
             rest.insert("elapsed_ms".to_owned(), elapsed.into());

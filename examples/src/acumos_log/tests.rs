@@ -127,10 +127,10 @@ fn request(service: &str, user: Option<&str>, calls: &[(&str, &str, u16)], code:
         user = tracing::field::Empty
     );
     let _entered = span.enter();
-    tracing::info!(target: "registry::request", marker = "ENTRY", "request received");
+    tracing::info!(target: "registry::request", marker = "ENTRY");
     for (entity, service, code) in calls {
         let invocation = Uuid::new_v4();
-        tracing::info!(target: "registry::invoke", marker = "INVOKE", entity, service, %invocation, "asking");
+        tracing::info!(target: "registry::invoke", marker = "INVOKE", entity, service, %invocation);
         if *code == 0 {
             tracing::warn!(target: "registry::invoke", marker = "INVOKE_RETURN", entity, service, %invocation, code, elapsed_ms = 12_u64, error = "connection refused", "no answer");
         } else {
@@ -276,6 +276,11 @@ fn what_a_line_says_is_what_happened() {
         exit.contains("\trequest answered bytes=7 elapsed_ms=40\t"),
         "{exit}"
     );
+    // An event without a text gets one.
+    assert!(
+        entry.ends_with(&format!("\tENTRY GET {IMAGE}/manifests/1.0.0\t")),
+        "{entry}"
+    );
     let refused = of("EXIT", "docker-proxy/v2/", "GET")[0];
     has(
         refused,
@@ -292,6 +297,11 @@ fn what_a_line_says_is_what_happened() {
         for name in ["InvocationID", "TargetEntity", "TargetServiceName"] {
             assert_eq!(mdc(asked, name), mdc(answered, name));
         }
+        let text = format!("INVOKE {} ", mdc(asked, "TargetEntity").unwrap());
+        assert!(
+            asked.split('\t').nth(6).unwrap().starts_with(&text),
+            "{asked}"
+        );
         assert_ne!(mdc(asked, "InvocationID"), mdc(entry, "InvocationID"));
         assert!(mdc(answered, "InvokeTimestamp") < mdc(answered, "EntryTimestamp"));
     }

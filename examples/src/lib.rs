@@ -5,10 +5,11 @@
 //! [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
 //! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
-//! the registry inside a service of one's own.
+//! the registry inside a service of one's own. [`acumos_log`] is the log of the docker-proxy.
 
 pub mod access_log;
 pub mod acme;
+pub mod acumos_log;
 pub mod compose;
 pub mod config;
 pub mod debug;

@@ -11,8 +11,7 @@ macro_rules! http_service {
         {
             type Response = http::Response<crate::body::ResponseBody>;
             type Error = std::convert::Infallible;
-            type Future =
-                futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
+            type Future = futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
             fn call(&self, request: http::Request<B>) -> Self::Future {
                 self.answer(request)
@@ -26,8 +25,7 @@ macro_rules! http_service {
         {
             type Response = http::Response<crate::body::ResponseBody>;
             type Error = std::convert::Infallible;
-            type Future =
-                futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
+            type Future = futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
             fn poll_ready(
                 &mut self,

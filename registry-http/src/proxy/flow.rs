@@ -145,7 +145,11 @@ async fn watch(shared: Arc<Mutex<Shared>>, patience: Duration) {
         let deadline = {
             let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
-            let since = if shared.upstreams_turn { now } else { shared.taken };
+            let since = if shared.upstreams_turn {
+                now
+            } else {
+                shared.taken
+            };
             if since + patience <= now {
                 shared.body = None;
                 shared.permits.clear();

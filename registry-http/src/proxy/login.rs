@@ -206,7 +206,11 @@ impl Login {
         scope: &str,
     ) -> Result<Token, UpstreamError> {
         let elsewhere = |why: &str| {
-            let shown: String = realm.chars().take(200).flat_map(char::escape_debug).collect();
+            let shown: String = realm
+                .chars()
+                .take(200)
+                .flat_map(char::escape_debug)
+                .collect();
             let text = format!(
                 "it sends to the token service `{shown}`, {why}; add its host to those that are trusted if it is meant to be"
             );
@@ -260,8 +264,7 @@ impl Login {
             expires_in: Option<u64>,
         }
         // What is wrong with it is not repeated: it may be a token.
-        let malformed =
-            || UpstreamError::NotARegistry("its token service sent no token".into());
+        let malformed = || UpstreamError::NotARegistry("its token service sent no token".into());
         let issued: Issued = serde_json::from_slice(&body).map_err(|_| malformed())?;
         let token = issued.token.filter(|token| !token.is_empty());
         let token = token.or(issued.access_token).ok_or_else(malformed)?;
@@ -376,17 +379,25 @@ mod tests {
             })
         };
         for (lines, expected) in [
-            (vec![r#"Basic realm="Nexus, \"the\" one""#], Some(Challenge::Basic)),
+            (
+                vec![r#"Basic realm="Nexus, \"the\" one""#],
+                Some(Challenge::Basic),
+            ),
             (vec!["BASIC realm=x"], Some(Challenge::Basic)),
             (
-                vec![r#"Bearer realm="https://a/token",service="r.example",scope="repository:a:pull,push""#],
+                vec![
+                    r#"Bearer realm="https://a/token",service="r.example",scope="repository:a:pull,push""#,
+                ],
                 bearer("https://a/token", Some("r.example")),
             ),
             (
                 vec![r#"Basic realm="x", bearer service="s", realm="https://a/t?x=1""#],
                 bearer("https://a/t?x=1", Some("s")),
             ),
-            (vec![r#"Basic realm="x""#, "Bearer realm=y"], bearer("y", None)),
+            (
+                vec![r#"Basic realm="x""#, "Bearer realm=y"],
+                bearer("y", None),
+            ),
             (vec!["Bearer"], None),
             (vec!["Negotiate"], None),
             (vec!["", "=", ",,", "\"", "Bearer realm"], None),

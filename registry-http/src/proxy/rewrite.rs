@@ -118,7 +118,12 @@ impl Seal {
     }
 
     /// The client's location for a session that is at `location` at the upstream, a path with a query
-    pub(super) fn session(&self, name: &RepositoryName, canonical: &str, location: &str) -> Session {
+    pub(super) fn session(
+        &self,
+        name: &RepositoryName,
+        canonical: &str,
+        location: &str,
+    ) -> Session {
         let path = location.split('?').next().unwrap_or_default();
         let own = path
             .strip_prefix(canonical)
@@ -282,7 +287,10 @@ mod tests {
             (format!("{canonical}{ID}"), true),
             (format!("{canonical}{ID}?_state=x%3D&y"), false),
             (format!("{canonical}not-a-uuid"), false),
-            ("/artifacts-uploads/namespaces/p/uploads/AF2".to_owned(), false),
+            (
+                "/artifacts-uploads/namespaces/p/uploads/AF2".to_owned(),
+                false,
+            ),
         ] {
             let session = seal.session(&name("a"), canonical, &location);
             let (path, query) = match session.location.split_once('?') {
@@ -321,7 +329,11 @@ mod tests {
             &format!("{good}&{PARAMETER}={good}"),
         ] {
             let query = format!("{PARAMETER}={sealed}");
-            assert_eq!(seal.find(&name("a"), &id, "/v2/", Some(&query)), None, "{sealed}");
+            assert_eq!(
+                seal.find(&name("a"), &id, "/v2/", Some(&query)),
+                None,
+                "{sealed}"
+            );
         }
     }
 
@@ -329,7 +341,10 @@ mod tests {
     fn a_location_is_the_upstreams_own() {
         let base: Uri = "https://r.example/".parse().unwrap();
         for (location, own) in [
-            ("/v2/a/blobs/uploads/1?x=y", Some("/v2/a/blobs/uploads/1?x=y")),
+            (
+                "/v2/a/blobs/uploads/1?x=y",
+                Some("/v2/a/blobs/uploads/1?x=y"),
+            ),
             ("https://r.example/v2/1", Some("/v2/1")),
             ("https://R.Example:443/v2/1", Some("/v2/1")),
             ("http://r.example/v2/1", Some("/v2/1")),

@@ -208,7 +208,9 @@ impl fmt::Debug for UpstreamOptions {
 #[non_exhaustive]
 pub enum UpstreamSetupError {
     /// The authorities that the system trusts cannot be read
-    #[error("cannot read which certificate authorities the system trusts: {0}; name a file of them")]
+    #[error(
+        "cannot read which certificate authorities the system trusts: {0}; name a file of them"
+    )]
     Authorities(std::io::Error),
     /// There is no room for any request
     #[error("expected room for at least one connection to the upstream, got 0")]
@@ -410,9 +412,16 @@ impl Upstream {
         let streamed = again.is_none();
         let build = |content, authorization| -> Result<_, UpstreamError> {
             let (body, progress): (Outgoing, _) = match content {
-                Content::Empty => (Full::default().map_err(|never| match never {}).boxed_unsync(), None),
+                Content::Empty => (
+                    Full::default()
+                        .map_err(|never| match never {})
+                        .boxed_unsync(),
+                    None,
+                ),
                 Content::Whole(bytes) => (
-                    Full::new(bytes).map_err(|never| match never {}).boxed_unsync(),
+                    Full::new(bytes)
+                        .map_err(|never| match never {})
+                        .boxed_unsync(),
                     None,
                 ),
                 Content::Streamed(body) => {
@@ -463,7 +472,11 @@ impl Upstream {
         request: Request<()>,
         limit: usize,
     ) -> Result<(StatusCode, HeaderMap, Bytes), UpstreamError> {
-        let request = request.map(|()| Full::default().map_err(|never| match never {}).boxed_unsync());
+        let request = request.map(|()| {
+            Full::default()
+                .map_err(|never| match never {})
+                .boxed_unsync()
+        });
         let answer = match self.attempt(request, None).await {
             Ok(answer) => answer,
             Err(CallError::Upstream(error)) => return Err(error),
@@ -491,7 +504,11 @@ impl Upstream {
     /// Asks where the upstream redirects to, without credentials
     pub(crate) async fn fetch(&self, request: Request<()>) -> Result<Answer, UpstreamError> {
         let permit = self.permit().await?;
-        let request = request.map(|()| Full::default().map_err(|never| match never {}).boxed_unsync());
+        let request = request.map(|()| {
+            Full::default()
+                .map_err(|never| match never {})
+                .boxed_unsync()
+        });
         let sent = logged(&self.inner.storage, request);
         let answer = tokio::time::timeout(self.inner.answer_timeout, sent).await;
         let response = answer.map_err(|_| slow())??;
@@ -503,7 +520,8 @@ impl Upstream {
         parts.scheme = Some(self.inner.scheme.clone());
         parts.authority = Some(self.inner.authority.clone());
         let target: Result<PathAndQuery, _> = target.parse();
-        parts.path_and_query = Some(target.map_err(|error| UpstreamError::Elsewhere(error.into()))?);
+        parts.path_and_query =
+            Some(target.map_err(|error| UpstreamError::Elsewhere(error.into()))?);
         Uri::from_parts(parts).map_err(|error| UpstreamError::Elsewhere(error.into()))
     }
 
@@ -717,14 +735,10 @@ fn system_tls() -> Result<ClientConfig, UpstreamSetupError> {
         .with_no_client_auth())
 }
 
-fn client<R>(
-    tcp: HttpConnector<R>,
-    mut tls: ClientConfig,
-    connect_timeout: Duration,
-) -> Client<R>
+fn client<R>(tcp: HttpConnector<R>, mut tls: ClientConfig, connect_timeout: Duration) -> Client<R>
 where
-    R: Clone + Send,
-    HttpConnector<R>: tower_service::Service<Uri>,
+    Timed<HttpsConnector<HttpConnector<R>>>:
+        legacy::connect::Connect + Clone + Send + Sync + 'static,
 {
     // The connector writes its own.
     tls.alpn_protocols.clear();
@@ -740,5 +754,5 @@ where
         .pool_max_idle_per_host(POOL)
         // Of a connection that was closed before anything was sent on it.
         .retry_canceled_requests(true)
-        .build(connector)
+        .build(Timed::new(connector, connect_timeout))
 }

@@ -42,6 +42,9 @@ const MAX_TAGS: usize = 10_000;
 /// How many facts are kept, over all repositories; some 100 bytes each
 const MAX_FACTS: usize = 500_000;
 
+/// Of how many repositories something is kept; that one has no tags is something too
+const MAX_REPOSITORIES: usize = 20_000;
+
 /// How deep indexes nest
 const MAX_DEPTH: usize = 4;
 
@@ -137,10 +140,9 @@ impl UpstreamTags {
         manifest: Option<&Manifest>,
         pushed: bool,
     ) {
-        let Some(manifest) = manifest else { return };
         let mut known = self.inner.known();
         // What an index has is known when its manifests pass, or when somebody looks.
-        let mut all: HashSet<_> = reached(manifest).collect();
+        let mut all: HashSet<_> = manifest.into_iter().flat_map(reached).collect();
         all.insert(digest);
         if let Some(repository) = known.repositories.get_mut(name) {
             if pushed {
@@ -152,8 +154,7 @@ impl UpstreamTags {
                 led.seen = Instant::now();
                 return;
             }
-            if manifest.kind().is_index() {
-                // Its children's content is not known yet.
+            if manifest.is_none_or(|manifest| manifest.kind().is_index()) {
                 repository.complete = None;
             }
         }
@@ -229,18 +230,32 @@ impl Known {
         if let Some(before) = repository.tags.insert(tag, led) {
             self.facts = self.facts.saturating_sub(before.all.len());
         }
-        while self.facts > MAX_FACTS && self.repositories.len() > 1 {
-            let oldest = self
-                .repositories
-                .iter()
-                .filter(|(other, _)| *other != name)
-                .min_by_key(|(_, repository)| repository.used)
-                .map(|(other, _)| other.clone());
-            let Some(removed) = oldest.and_then(|oldest| self.repositories.remove(&oldest)) else {
+        self.make_room(name);
+    }
+
+    /// Forgets what was not asked for the longest time, except `name`
+    fn make_room(&mut self, name: &RepositoryName) {
+        if self.facts <= MAX_FACTS && self.repositories.len() <= MAX_REPOSITORIES {
+            return;
+        }
+        let mut others: Vec<_> = self
+            .repositories
+            .iter()
+            .filter(|(other, _)| *other != name)
+            .map(|(other, repository)| (repository.used, other.clone()))
+            .collect();
+        others.sort_by_key(|(used, _)| *used);
+        // A tenth more than is needed, so that it need not be done for each that is new.
+        for (_, other) in others {
+            if self.facts <= MAX_FACTS / 10 * 9
+                && self.repositories.len() <= MAX_REPOSITORIES / 10 * 9
+            {
                 break;
-            };
-            let facts: usize = removed.tags.values().map(|led| led.all.len()).sum();
-            self.facts = self.facts.saturating_sub(facts);
+            }
+            if let Some(removed) = self.repositories.remove(&other) {
+                let facts: usize = removed.tags.values().map(|led| led.all.len()).sum();
+                self.facts = self.facts.saturating_sub(facts);
+            }
         }
     }
 
@@ -277,6 +292,7 @@ impl Inner {
     ) -> Result<Vec<Tag>, watch::Receiver<Option<Looked>>> {
         let mut known = self.known();
         let now = Instant::now();
+        known.make_room(name);
         let repository = known.repositories.entry(name.clone()).or_default();
         repository.used = Some(now);
         if repository.complete.is_some_and(|until| until > now) {

@@ -124,7 +124,7 @@ impl Forward<'_> {
         })?;
         let bytes = read.ok_or_else(|| {
             let got = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
-            let got = got.unwrap_or(limit.saturating_add(1));
+            let got = got.unwrap_or_else(|| limit.saturating_add(1));
             ManifestError::TooLarge { limit, got }
         })?;
         if let Operation::PutManifest {

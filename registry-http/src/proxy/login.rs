@@ -14,7 +14,8 @@ use registry_core::page::percent_encode;
 use serde::Deserialize;
 
 use super::error::UpstreamError;
-use super::upstream::{Upstream, UpstreamSetupError};
+use super::options::UpstreamSetupError;
+use super::upstream::Upstream;
 
 /// The most bytes that a token service's answer may have
 const MAX_ANSWER: usize = 1 << 20;

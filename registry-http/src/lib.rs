@@ -52,6 +52,7 @@
 //! # }
 //! ```
 //!
+//! [`ProxyService`] is another registry, seen through this crate's access control.
 //! [`TokenService`] is the token service to which such a registry can send its clients.
 //!
 //! What of the specification does not apply to this crate, and why, is in [`rows`].
@@ -65,12 +66,14 @@ mod conditional;
 mod credentials;
 pub mod events;
 pub mod forwarded;
+mod http_service;
 pub mod listener;
 mod lists;
 pub mod location;
 pub mod manifest_urls;
 mod manifests;
 pub mod notifications;
+pub mod proxy;
 mod ranges;
 pub mod readiness;
 mod request_body;
@@ -92,6 +95,9 @@ pub use crate::listener::{Listener, RemoteAddr, UnixPeer};
 pub use crate::location::{BaseUrl, Locations, Prefix};
 pub use crate::manifest_urls::ManifestUrls;
 pub use crate::notifications::{Endpoint, Notifier, NotifierOptions};
+pub use crate::proxy::{
+    ProxyService, ProxyServiceBuilder, Redirects, Upstream, UpstreamOptions, UpstreamTags,
+};
 pub use crate::readiness::Readiness;
 pub use crate::request_id::RequestId;
 pub use crate::response_headers::ResponseHeaders;

@@ -224,6 +224,19 @@ fn a_platform_is_made_changed_and_taken_apart_by_commands() {
             &format!("solution {IRIS} is active now"),
         ),
         (
+            &["user", "roles", "ada", "Publisher", "Admin"],
+            "user ada has these roles now: Publisher, Admin",
+        ),
+        (&["user", "roles", "ada"], "user ada has no roles now"),
+        (
+            &["solution", "give", IRIS, "bob", "--co-owner", "ada"],
+            &format!("solution {IRIS} belongs to bob now"),
+        ),
+        (
+            &["solution", "give", IRIS, "ada"],
+            &format!("solution {IRIS} belongs to ada now"),
+        ),
+        (
             &["right", "grant", "--revision", "r-1", "--everyone"],
             "everyone may use revision r-1",
         ),
@@ -339,6 +352,12 @@ fn what_is_not_there_or_does_not_fit_is_said_and_changes_nothing() {
             "`eve` is the login name of no account",
         ),
         (&["user", "remove", "eve"], "there is no user `eve`"),
+        (&["user", "roles", "eve", "Admin"], "`eve`"),
+        (&["solution", "give", NOBODY, "ada"], "there is no solution"),
+        (
+            &["solution", "give", IRIS, "ada", "--co-owner", "eve"],
+            "`eve`",
+        ),
         (&["user", "remove", "ada"], "`ada` owns solution"),
         (&["user", "remove", "bob"], "`bob` owns solution"),
         (
@@ -483,7 +502,7 @@ async fn who_is_killed_while_writing_leaves_all_of_before_or_all_of_after() {
         fs::write(&path, format!("accounts:\n{accounts}")).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let states = [2000, 2001];
+    let states = [4000, 4001];
     let paths = states.map(path);
     assert!(site.run(&["import", &paths[0]]).success);
     // Someone has it open all the time, as a registry does.

@@ -126,6 +126,15 @@ impl UserCommand {
                     nothing(format!("there is no user `{}`", login.escape_debug()))
                 }
             }
+            Self::Roles { login, roles } => {
+                let line = match roles.as_slice() {
+                    [] => format!("user {login} has no roles now"),
+                    roles => format!("user {login} has these roles now: {}", roles.join(", ")),
+                };
+                let change = |account: &mut AccountRecord| account.roles = roles;
+                open(database)?.change_account(&login, change).await?;
+                said(line)
+            }
         }
     }
 }
@@ -160,6 +169,14 @@ impl SolutionCommand {
             Self::Deactivate { id } => {
                 let was = directory.set_solution_active(&id, false).await?;
                 said(became(&format!("solution {id}"), "inactive", !was))
+            }
+            Self::Give {
+                id,
+                owner,
+                co_owner,
+            } => {
+                directory.set_solution_owners(&id, &owner, co_owner).await?;
+                said(format!("solution {id} belongs to {owner} now"))
             }
             Self::Remove { id } => {
                 if directory.remove_solution(&id).await? {

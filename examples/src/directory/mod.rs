@@ -166,6 +166,13 @@ enum UserCommand {
         /// Whose
         login: String,
     },
+    /// Give an account these roles, in the place of those that it has
+    Roles {
+        /// Whose
+        login: String,
+        /// The roles; without any, none
+        roles: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -201,6 +208,16 @@ enum SolutionCommand {
     Deactivate {
         /// Which
         id: SolutionId,
+    },
+    /// Give a solution to others, in the place of those who own it
+    Give {
+        /// Which
+        id: SolutionId,
+        /// Who owns it from now on
+        owner: String,
+        /// Who may change it too; may be given several times
+        #[arg(long, value_name = "LOGIN")]
+        co_owner: Vec<String>,
     },
     /// Remove a solution with its revisions
     Remove {

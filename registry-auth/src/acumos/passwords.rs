@@ -85,6 +85,13 @@ impl Login {
         Some(Principal::user(&account.login).with_roles(&account.roles))
     }
 
+    fn admit(&self, verdict: Verdict) -> Result<Principal, AuthenticateError> {
+        match (verdict, self.principal()) {
+            (Verdict::Right, Some(principal)) => Ok(principal),
+            _ => Err(AuthenticateError::Rejected),
+        }
+    }
+
     fn hash(&self) -> Option<&Hash> {
         self.account.as_ref().map(|(_, password)| &password.0)
     }
@@ -243,14 +250,15 @@ impl DirectoryAuthenticator {
         loop {
             self.checker.set_highest_cost(login.highest_cost);
             let account = login.hash().map(|hash| self.remembered(user, hash));
+            // What is known takes no time in which anything could change.
+            if let Some(verdict) = self.checker.recall(user, password, account.as_ref()) {
+                return login.admit(verdict);
+            }
             let verdict = self.checker.check(user, password, account.as_ref()).await?;
             // While it waited the account may have changed.
             let now = self.login(user).await?;
             if now.hash() == login.hash() {
-                return match (verdict, now.principal()) {
-                    (Verdict::Right, Some(principal)) => Ok(principal),
-                    _ => Err(AuthenticateError::Rejected),
-                };
+                return now.admit(verdict);
             }
             login = now;
         }

@@ -81,21 +81,11 @@ impl Checker {
         account: Option<&Arc<Account>>,
     ) -> Result<Verdict, AuthenticateError> {
         let password = taken_in(password.as_bytes());
-        let hash = account.map(|account| &account.hash);
-        let credentials = self.fingerprints.credentials(user, password, hash);
-        let memory = match account {
-            // bcrypt takes a password that repeats itself with zeros between for the
-            // password alone. No client may send zeros, and no tool makes such an entry.
-            Some(_) if password.contains(&0) => Memory::Wrong,
-            Some(account) => account.recall(&credentials, Instant::now(), self.options.remember),
-            None => Memory::Wrong,
+        let credentials = self.credentials(user, password, account);
+        let memory = match self.memory(&credentials, password, account) {
+            Ok(verdict) => return Ok(verdict),
+            Err(memory) => memory,
         };
-        if memory == Memory::Right {
-            return Ok(Verdict::Right);
-        }
-        if self.failures.get(&credentials).is_some() {
-            return Ok(Verdict::Wrong);
-        }
         let question = match (account, memory) {
             (Some(account), Memory::Unknown) => Question::Check {
                 account: account.clone(),
@@ -114,6 +104,49 @@ impl Checker {
             .ask(name, credentials, question)
             .map_err(|_| unavailable())?;
         answer.await.map_err(|_| unavailable())
+    }
+
+    /// What is known without a check
+    pub(crate) fn recall(
+        &self,
+        user: &str,
+        password: &str,
+        account: Option<&Arc<Account>>,
+    ) -> Option<Verdict> {
+        let password = taken_in(password.as_bytes());
+        let credentials = self.credentials(user, password, account);
+        self.memory(&credentials, password, account).ok()
+    }
+
+    fn credentials(
+        &self,
+        user: &str,
+        password: &[u8],
+        account: Option<&Arc<Account>>,
+    ) -> Fingerprint {
+        let hash = account.map(|account| &account.hash);
+        self.fingerprints.credentials(user, password, hash)
+    }
+
+    /// What is remembered, or what to make a check of
+    fn memory(
+        &self,
+        credentials: &Fingerprint,
+        password: &[u8],
+        account: Option<&Arc<Account>>,
+    ) -> Result<Verdict, Memory> {
+        let memory = match account {
+            // bcrypt takes a password that repeats itself with zeros between for the
+            // password alone. No client may send zeros, and no tool makes such an entry.
+            Some(_) if password.contains(&0) => Memory::Wrong,
+            Some(account) => account.recall(credentials, Instant::now(), self.options.remember),
+            None => Memory::Wrong,
+        };
+        match memory {
+            Memory::Right => Ok(Verdict::Right),
+            _ if self.failures.get(credentials).is_some() => Ok(Verdict::Wrong),
+            unknown => Err(unknown),
+        }
     }
 
     fn ask(

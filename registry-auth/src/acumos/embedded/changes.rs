@@ -173,13 +173,7 @@ impl<'c> Changes<'c> {
             "INSERT INTO solutions (id, name, owner, active) VALUES (?1, ?2, ?3, ?4)",
             params![id.as_str(), solution.name, &*owner.0, solution.active],
         )?;
-        for (position, login) in (0_i64..).zip(&solution.co_owners) {
-            let user = self.expect_user(login)?;
-            self.execute(
-                "INSERT INTO co_owners (solution, position, user) VALUES (?1, ?2, ?3)",
-                params![id.as_str(), position, &*user.0],
-            )?;
-        }
+        self.set_solution_owners(&id, &solution.owner, &solution.co_owners)?;
         for catalog in &solution.catalogs {
             self.publish(&id, catalog)?;
         }
@@ -194,6 +188,28 @@ impl<'c> Changes<'c> {
                 ));
             }
             self.put_revision(&id, revision)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_solution_owners(
+        &self,
+        id: &SolutionId,
+        owner: &str,
+        co_owners: &[String],
+    ) -> Result<(), EmbeddedError> {
+        let owner = self.expect_user(owner)?;
+        self.execute(
+            "UPDATE solutions SET owner = ?2 WHERE id = ?1",
+            [id.as_str(), &*owner.0],
+        )?;
+        self.execute("DELETE FROM co_owners WHERE solution = ?1", [id.as_str()])?;
+        for (position, login) in (0_i64..).zip(co_owners) {
+            let user = self.expect_user(login)?;
+            self.execute(
+                "INSERT INTO co_owners (solution, position, user) VALUES (?1, ?2, ?3)",
+                params![id.as_str(), position, &*user.0],
+            )?;
         }
         Ok(())
     }

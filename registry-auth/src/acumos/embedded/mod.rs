@@ -1,6 +1,7 @@
 //! A directory in a database of its own
 
 mod changes;
+mod line;
 mod queries;
 mod schema;
 
@@ -12,9 +13,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::Mutex;
 
 use self::changes::Changes;
+use self::line::Line;
 use super::directory::{Directory, DirectoryError};
 use super::facts::{Answer, Query, RevisionId};
 use super::file::not_asked_here;
@@ -38,8 +39,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// own. To copy it, take [`records`](Self::records) or stop all who use it.
 ///
 /// Cheap to clone; all clones are one database. Its methods need a tokio runtime, and do their
-/// work on threads where they may block, one that reads and one that writes: a question takes
-/// some microseconds, so that more of them would wait for each other more than they did.
+/// work on threads where they may block, on one connection that reads and one that writes, so that
+/// a question never waits for a change. A question takes some microseconds.
 ///
 /// # Examples
 ///
@@ -60,8 +61,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct EmbeddedDirectory {
     path: Arc<Path>,
-    reader: Arc<Mutex<Connection>>,
-    writer: Arc<Mutex<Connection>>,
+    reader: Arc<Line>,
+    writer: Arc<Line>,
 }
 
 /// Why the database did not do what it was asked; then it is as it was before
@@ -142,8 +143,8 @@ impl EmbeddedDirectory {
         reader.pragma_update(None, "query_only", true)?;
         Ok(Self {
             path: path.into(),
-            reader: Arc::new(Mutex::new(reader)),
-            writer: Arc::new(Mutex::new(writer)),
+            reader: Arc::new(Line::new(reader)),
+            writer: Arc::new(Line::new(writer)),
         })
     }
 
@@ -308,6 +309,25 @@ impl EmbeddedDirectory {
             .await
     }
 
+    /// Gives a solution to these users, in the place of those who owned it
+    ///
+    /// # Errors
+    ///
+    /// [`EmbeddedError::Records`] when there is no such solution or account.
+    pub async fn set_solution_owners(
+        &self,
+        id: &SolutionId,
+        owner: &str,
+        co_owners: Vec<String>,
+    ) -> Result<(), EmbeddedError> {
+        let (id, owner) = (id.clone(), owner.to_owned());
+        self.write(move |changes| {
+            changes.expect_solution(&id)?;
+            changes.set_solution_owners(&id, &owner, &co_owners)
+        })
+        .await
+    }
+
     /// Removes a solution with all that belongs to it; `false` when there is none
     ///
     /// # Errors
@@ -431,31 +451,28 @@ impl EmbeddedDirectory {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, EmbeddedError> + Send + 'static,
     ) -> Result<T, EmbeddedError> {
-        // Waited for here, where it takes no thread.
-        let mut connection = self.reader.clone().lock_owned().await;
-        blocking(move || {
+        let read = |connection: &mut Connection| {
             // One state of the database, however many statements there are.
             let reading = connection.transaction()?;
             let found = work(&reading)?;
             reading.commit()?;
             Ok(found)
-        })
-        .await
+        };
+        self.reader.run(read).await
     }
 
     async fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Changes<'_>) -> Result<T, EmbeddedError> + Send + 'static,
     ) -> Result<T, EmbeddedError> {
-        let mut connection = self.writer.clone().lock_owned().await;
-        blocking(move || {
+        let write = |connection: &mut Connection| {
             // Waits for whoever writes now; dropped before it is committed, it changes nothing.
             let writing = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&Changes::new(&writing))?;
             writing.commit()?;
             Ok(done)
-        })
-        .await
+        };
+        self.writer.run(write).await
     }
 }
 
@@ -466,7 +483,9 @@ impl Directory for EmbeddedDirectory {
             return Err(not_asked_here(query));
         }
         let asked = query.clone();
-        self.read(move |reading| queries::answer(reading, &asked))
+        // One statement, which sees one state without a transaction around it.
+        self.reader
+            .run(move |reading| queries::answer(reading, &asked))
             .await
             .map_err(unavailable)
     }
@@ -476,7 +495,9 @@ impl Directory for EmbeddedDirectory {
 impl Passwords for EmbeddedDirectory {
     async fn login(&self, login: &str) -> Result<Login, DirectoryError> {
         let login = login.to_owned();
-        self.read(move |reading| queries::login(reading, &login))
+        // Of its two statements, the second may see more: only how long a refusal takes.
+        self.reader
+            .run(move |reading| queries::login(reading, &login))
             .await
             .map_err(unavailable)
     }
@@ -505,12 +526,4 @@ impl From<rusqlite::Error> for EmbeddedError {
             source: error.into(),
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, EmbeddedError> + Send + 'static,
-) -> Result<T, EmbeddedError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(failed(error.to_string())))
 }

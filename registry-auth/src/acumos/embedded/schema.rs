@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
@@ -123,6 +124,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, EmbeddedError> {
 ///
 /// What the database puts beside it gets the same mode.
 fn create(path: &Path) -> io::Result<()> {
+    // Closing a file lets go of the locks that this process has on it, those of a database that
+    // another thread opens at this moment included. So nobody gets that far meanwhile.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let made = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -423,3 +423,35 @@ async fn a_revision_keeps_the_order_of_its_images() {
         .find(|one| one.id.is_some());
     assert_eq!(revision.unwrap().images, images);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_does_not_wait_for_who_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (serving, operator) = (open(&folder), open(&folder));
+    serving.import(platform()).await.unwrap();
+    let is_active = async |directory: &EmbeddedDirectory| {
+        let answer = directory.answer(&Query::Account("bob".to_owned())).await;
+        let Ok(Answer::Account(Some(bob))) = answer else {
+            panic!("{answer:?}");
+        };
+        bob.active
+    };
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    let writing = tokio::spawn({
+        let operator = operator.clone();
+        async move {
+            let change = move |bob: &mut AccountRecord| {
+                bob.active = false;
+                begun.send(()).unwrap();
+                released.recv().unwrap();
+            };
+            operator.change_account("bob", change).await
+        }
+    });
+    has_begun.await.unwrap();
+    assert!(is_active(&serving).await && is_active(&operator).await);
+    release.send(()).unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(!is_active(&serving).await && !is_active(&operator).await);
+}

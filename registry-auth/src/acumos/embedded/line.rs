@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
@@ -79,7 +80,6 @@ struct Server(Option<Arc<Line>>);
 impl Server {
     fn serve(mut self) {
         let Some(line) = self.0.clone() else { return };
-        // A transaction that was left by a panic was rolled back.
         let mut connection = line
             .connection
             .lock()
@@ -93,13 +93,15 @@ impl Server {
                 return;
             };
             drop(queue);
-            work(&mut connection);
+            // A panic is for whoever asked, who gets no answer, and not for those behind. It leaves
+            // the connection whole: a transaction that is dropped is rolled back.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(&mut connection)));
         }
     }
 }
 
 impl Drop for Server {
-    /// Whatever ends it early, nobody waits for ever
+    /// Where its runtime ends before it began, nobody waits for ever
     fn drop(&mut self) {
         if let Some(line) = &self.0 {
             let mut queue = line.queue();
@@ -146,6 +148,34 @@ mod tests {
         let line = line();
         let panicked: Result<(), _> = line.run(|_| panic!("as a test does")).await;
         assert!(panicked.is_err());
-        assert_eq!(line.run(|_| Ok(1)).await.unwrap(), 1);
+        let within: Result<(), _> = line
+            .run(|connection| {
+                let writing = connection.transaction()?;
+                writing.execute_batch("CREATE TABLE t (x)")?;
+                panic!("as a test does")
+            })
+            .await;
+        assert!(within.is_err());
+        let count = |connection: &mut Connection| {
+            let count = "SELECT count(*) FROM sqlite_schema";
+            Ok(connection.query_row(count, [], |row| row.get::<_, i64>(0))?)
+        };
+        assert_eq!(line.run(count).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_thread_that_never_begins_is_told() {
+        let line = line();
+        // As it is while a runtime ends: it drops what it did not begin.
+        line.queue().served = true;
+        let server = Server(Some(line.clone()));
+        let asked = tokio::spawn({
+            let line = line.clone();
+            async move { line.run(|_| Ok(1)).await }
+        });
+        tokio::task::yield_now().await;
+        drop(server);
+        assert!(asked.await.unwrap().is_err());
+        assert_eq!(line.run(|_| Ok(2)).await.unwrap(), 2);
     }
 }

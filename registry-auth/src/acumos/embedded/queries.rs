@@ -379,4 +379,25 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn damage_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = schema::open(&folder.path().join("platform.db")).unwrap();
+        integrity(&connection).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA foreign_keys = off; INSERT INTO rights VALUES ('revision', 'user');",
+            )
+            .unwrap();
+        let error = integrity(&connection).unwrap_err().to_string();
+        assert!(error.contains("something in `rights` belongs"), "{error}");
+        connection
+            .execute_batch(
+                "INSERT INTO accounts VALUES ('ada', null, 'ada', null, 1, 'x', null, null, 0);",
+            )
+            .unwrap();
+        let error = account(&connection, "ada").unwrap_err().to_string();
+        assert!(error.contains("holds what it should not"), "{error}");
+    }
 }

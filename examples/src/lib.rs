@@ -4,8 +4,9 @@
 //! [`rules`] for who may do what, [`access_log`], [`logging`] and [`metrics`] to see it by, [`health`] to know how it is,
 //! [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
-//! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
-//! the registry inside a service of one's own. [`acumos_log`] is the log of the docker-proxy.
+//! changes meanwhile ([`watch`]). [`directory`] fills the embedded database of who owns what, and
+//! [`acumos_log`] is the log of the docker-proxy. The binaries themselves parse arguments;
+//! `examples/embed.rs` shows the registry inside a service of one's own.
 
 pub mod access_log;
 pub mod acme;
@@ -13,11 +14,13 @@ pub mod acumos_log;
 pub mod compose;
 pub mod config;
 pub mod debug;
+pub mod directory;
 pub mod health;
 pub mod lines;
 pub mod logging;
 pub mod metrics;
 pub mod notifier;
+pub mod password;
 pub mod purge;
 pub mod reload;
 pub mod rules;

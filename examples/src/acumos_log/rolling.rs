@@ -230,6 +230,8 @@ impl RollingFile {
         } else {
             Ok(())
         };
+        // Before it is compressed, which a lock says somebody else does.
+        let _ = open.file.unlock();
         match renamed.and_then(|()| self.find()) {
             Ok(new) => {
                 // Where nothing can be renamed, the same file goes on.

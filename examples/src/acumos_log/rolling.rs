@@ -230,12 +230,12 @@ impl RollingFile {
         } else {
             Ok(())
         };
-        // Before it is compressed, which a lock says somebody else does.
-        let _ = open.file.unlock();
         match renamed.and_then(|()| self.find()) {
             Ok(new) => {
                 // Where nothing can be renamed, the same file goes on.
                 self.open = Some(Open { day: today, ..new });
+                // Unlocked before it is compressed, for a lock says that somebody is at it.
+                drop(open);
                 self.tidy();
             }
             Err(error) => {

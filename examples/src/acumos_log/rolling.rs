@@ -234,6 +234,8 @@ impl RollingFile {
             Ok(new) => {
                 // Where nothing can be renamed, the same file goes on.
                 self.open = Some(Open { day: today, ..new });
+                // Unlocked before it is compressed, for a lock says that somebody is at it.
+                drop(open);
                 self.tidy();
             }
             Err(error) => {

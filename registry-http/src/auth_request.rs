@@ -41,7 +41,7 @@ const ERRORS: HeaderName = HeaderName::from_static("x-registry-errors");
 /// The status that a registry answers with
 const STATUS: HeaderName = HeaderName::from_static("x-registry-status");
 
-/// The most bytes of [`REASON`]
+/// The most bytes of [`REASON`], once escaped
 const MAX_REASON: usize = 512;
 
 /// The most bytes of [`ERRORS`]: with the other headers it must fit into the 4 KiB that web
@@ -625,18 +625,19 @@ fn told(json: &[u8]) -> (String, String) {
     let reason = told.as_ref().map_or("", |told| &told.message);
     let short: String = reason
         .chars()
-        .flat_map(char::escape_debug)
         .scan(0, |length, character| {
-            *length += character.len_utf8();
+            *length += match is_plain(character) {
+                true => 1,
+                false => 6 * character.len_utf16(),
+            };
             (*length <= MAX_REASON).then_some(character)
         })
         .collect();
     let mut errors = in_ascii(&text);
     if errors.len() > MAX_ERRORS {
         let code = told.as_ref().map_or("DENIED", |told| &told.code);
-        let error =
-            serde_json::json!({ "code": code, "message": in_ascii(&short), "detail": null });
-        errors = serde_json::json!({ "errors": [error] }).to_string();
+        let error = serde_json::json!({ "code": code, "message": short, "detail": null });
+        errors = in_ascii(&serde_json::json!({ "errors": [error] }).to_string());
     }
     (in_ascii(&short), errors)
 }
@@ -645,7 +646,7 @@ fn told(json: &[u8]) -> (String, String) {
 fn in_ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for character in json.chars() {
-        if character.is_ascii_graphic() || character == ' ' {
+        if is_plain(character) {
             ascii.push(character);
             continue;
         }
@@ -655,4 +656,9 @@ fn in_ascii(json: &str) -> String {
         }
     }
     ascii
+}
+
+/// Whether it may stand in every header
+fn is_plain(character: char) -> bool {
+    character.is_ascii_graphic() || character == ' '
 }

@@ -8,6 +8,7 @@ mod auth_request;
 mod clients;
 mod configs;
 mod crash;
+mod deploy;
 mod distribution;
 mod engines;
 mod flood;

@@ -7,14 +7,12 @@
 use std::convert::Infallible;
 use std::fmt::{self, Write};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body::Body;
 use http_body_util::BodyExt;
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
@@ -23,7 +21,8 @@ use registry_core::{
     StartUpload, route,
 };
 use serde::Deserialize;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::access::{AccessControl, Asked, Caller};
 use crate::access_log::{Observer, Recorder};
@@ -132,6 +131,7 @@ impl AuthRequestService {
                 path: "/auth".to_owned(),
                 trusted_peers: forwarded::loopback(),
                 observer: None,
+                request_ids: vec![X_REQUEST_ID],
             },
         }
     }
@@ -153,37 +153,7 @@ impl AuthRequestService {
     }
 }
 
-impl<B> hyper::service::Service<Request<B>> for AuthRequestService
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn call(&self, request: Request<B>) -> Self::Future {
-        self.answer(request)
-    }
-}
-
-impl<B> tower_service::Service<Request<B>> for AuthRequestService
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.answer(request)
-    }
-}
+crate::http_service::http_service!(AuthRequestService);
 
 impl fmt::Debug for AuthRequestService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,6 +197,14 @@ impl AuthRequestServiceBuilder {
         self
     }
 
+    /// Which headers bring the name of a request; by default `X-Request-ID`
+    ///
+    /// The first that is there counts. The name is sent back in the first and in `X-Request-ID`.
+    pub fn request_id_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        self.inner.request_ids = names.into_iter().collect();
+        self
+    }
+
     /// The service
     pub fn build(self) -> AuthRequestService {
         AuthRequestService {
@@ -247,18 +225,38 @@ struct Inner {
     path: String,
     trusted_peers: Vec<IpNet>,
     observer: Option<Arc<dyn Observer>>,
+    request_ids: Vec<HeaderName>,
 }
 
 impl Inner {
     async fn handle(&self, parts: &Parts) -> Response<ResponseBody> {
-        let id = RequestId::of(&parts.headers);
+        let id = RequestId::in_any(&parts.headers, &self.request_ids);
+        let client = Client::of(parts, &self.trusted_peers);
+        let service = match Original::of(&parts.headers) {
+            Ok(original) => format!("{} {}", original.method, original.path),
+            Err(_) => format!("{} {}", parts.method, parts.uri.path()),
+        };
+        let agent = parts.headers.get(header::USER_AGENT);
+        let agent = agent.and_then(|agent| agent.to_str().ok());
         // Of the highest level: where only errors are logged, they are to have the name too.
-        let span = tracing::error_span!("request", %id);
-        self.handle_named(parts, id).instrument(span).await
+        let span = tracing::error_span!(
+            "request",
+            %id,
+            service,
+            client = client.address.map(tracing::field::display),
+            agent = agent.unwrap_or_default(),
+            user = Empty,
+        );
+        let handled = self.handle_named(parts, client, id);
+        handled.instrument(span).await
     }
 
-    async fn handle_named(&self, parts: &Parts, id: RequestId) -> Response<ResponseBody> {
-        let client = Client::of(parts, &self.trusted_peers);
+    async fn handle_named(
+        &self,
+        parts: &Parts,
+        client: Client,
+        id: RequestId,
+    ) -> Response<ResponseBody> {
         let mut recorder = self.observer.as_ref().map(|observer| {
             let observer = observer.clone();
             Box::new(Recorder::begin(
@@ -284,7 +282,9 @@ impl Inner {
         // It holds for this request only, and only now.
         set(headers, header::CACHE_CONTROL, "no-store");
         if let Some(id) = id.value() {
-            headers.insert(X_REQUEST_ID, id);
+            for name in self.request_ids.first().into_iter().chain([&X_REQUEST_ID]) {
+                headers.insert(name.clone(), id.clone());
+            }
         }
         if let Some(recorder) = &mut recorder {
             recorder.status(response.status());
@@ -324,6 +324,9 @@ impl Inner {
             operation: &operation,
         };
         let caller = self.access.identify(&asked).await?;
+        if let Some(name) = caller.principal.name() {
+            Span::current().record("user", name);
+        }
         if let Some(recorder) = &mut recorder {
             recorder.user(caller.principal.name());
         }

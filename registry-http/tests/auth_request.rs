@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::service::Service;
 use registry_auth::{
@@ -511,14 +511,18 @@ async fn requests_are_observed_with_the_clients_address() {
     let records = Arc::new(Records::default());
     let service = AuthRequestService::builder(access())
         .observer(records.clone())
+        .request_id_headers(["x-acumos-requestid", "x-request-id"].map(HeaderName::from_static))
         .build();
     let headers = [
+        ("X-ACUMOS-RequestID", "r-1"),
         ("Authorization", ADA),
         ("X-Forwarded-For", "203.0.113.9"),
         ("X-Original-Method", "PUT"),
         ("X-Original-URI", "/v2/theirs/manifests/v1"),
     ];
-    drop(ask_with(&service, &headers).await);
+    let answer = ask_with(&service, &headers).await;
+    assert_eq!(answer.header("x-acumos-requestid"), Some("r-1"));
+    assert_eq!(answer.header("x-request-id"), Some("r-1"));
     let records = records.0.lock().unwrap();
     let [record] = &records[..] else {
         panic!("{records:?}");
@@ -526,6 +530,7 @@ async fn requests_are_observed_with_the_clients_address() {
     assert_eq!(record.remote, Some([203, 0, 113, 9].into()));
     assert_eq!(record.user.as_deref(), Some("ada"));
     assert_eq!(record.operation, Some("put_manifest"));
+    assert_eq!(record.request_id.0, "r-1");
     assert_eq!(record.status, StatusCode::FORBIDDEN);
     assert!(!format!("{record:?}").contains("YWRhOnNlY3JldA"));
 }

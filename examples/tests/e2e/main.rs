@@ -4,9 +4,11 @@
 //! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
 
 mod access;
+mod auth_request;
 mod clients;
 mod configs;
 mod crash;
+mod deploy;
 mod distribution;
 mod engines;
 mod flood;

@@ -300,6 +300,93 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("registry.trustedproxies", "[10.0.0.0/8]", Honoured),
     ("registry.draindelay", "5s", Honoured),
     ("registry.access.rules", "/etc/registry/rules.yml", Honoured),
+    ("registry.access.acumos.file", "/elsewhere", Honoured),
+    ("registry.access.acumos.database", "/elsewhere", Honoured),
+    (
+        "registry.access.acumos.services.cds.url",
+        "'http://cds:8001/ccds'",
+        Honoured,
+    ),
+    ("registry.access.acumos.services.cds.user", "me", Honoured),
+    (
+        "registry.access.acumos.services.cds.password",
+        "asecret",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.services.cds.passwordfile",
+        "/run/secrets/cds",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.services.cds.cafile",
+        "/ca.pem",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.services.cds.version",
+        "3.1.1",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.services.lum.url",
+        "'http://lum:2081'",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.services.lum.cafile",
+        "/ca.pem",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.services.lum.instance",
+        "production",
+        Honoured,
+    ),
+    ("registry.access.acumos.services.timeout", "2s", Honoured),
+    ("registry.access.acumos.cache.account", "2m", Honoured),
+    ("registry.access.acumos.cache.solution", "2m", Honoured),
+    ("registry.access.acumos.cache.revisions", "0s", Honoured),
+    ("registry.access.acumos.cache.right", "5m", Honoured),
+    ("registry.access.acumos.cache.negative", "1s", Honoured),
+    ("registry.access.acumos.cache.honour", "10m", Honoured),
+    ("registry.access.acumos.timeout", "2s", Honoured),
+    ("registry.access.acumos.adminrole", "Root", Honoured),
+    ("registry.access.acumos.coownerpush", "false", Honoured),
+    (
+        "registry.access.acumos.serviceaccounts.role",
+        "pusher",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.serviceaccounts.names",
+        "[onboarding]",
+        Honoured,
+    ),
+    (
+        "registry.access.acumos.serviceaccounts.actions",
+        "[pull]",
+        Honoured,
+    ),
+    ("registry.auth.acumos.realm", "Platform", Honoured),
+    ("registry.auth.acumos.secrets", "token", Honoured),
+    ("registry.auth.acumos.remember", "1m", Honoured),
+    ("registry.auth.acumos.block", "1h", Honoured),
+    ("registry.auth.acumos.attempts", "5", Honoured),
+    ("registry.tokens.issuer", "auth.example.com", Honoured),
+    ("registry.tokens.services", "[one, two]", Honoured),
+    (
+        "registry.tokens.realm",
+        "'https://registry.example.com/auth/token'",
+        Honoured,
+    ),
+    ("registry.tokens.key", "/elsewhere", Honoured),
+    ("registry.tokens.certificates", "/c.pem", Honoured),
+    ("registry.tokens.formerkeys", "/former.pem", Honoured),
+    ("registry.tokens.lifetime", "1m", Honoured),
+    ("registry.tokens.refreshlifetime", "24h", Honoured),
+    ("registry.tokens.path", "/token", Honoured),
+    ("registry.tokens.keyspath", "/keys", Honoured),
     (
         "registry.notifications.outbox.directory",
         "/elsewhere",
@@ -412,6 +499,44 @@ const BESIDE: &[(&str, &[(&str, &str)])] = &[
     ("health.file", &[("health.file[].file", "/f")]),
     ("health.http", &[("health.http[].uri", "'http://h'")]),
     ("health.tcp", &[("health.tcp[].addr", "'h:1'")]),
+    (
+        "registry.access.acumos",
+        &[("registry.access.acumos.file", "/f")],
+    ),
+    ("registry.access.acumos.file", &[]),
+    ("registry.access.acumos.database", &[]),
+    (
+        "registry.access.acumos.services",
+        &[("registry.access.acumos.services.cds.url", "'http://h'")],
+    ),
+    (
+        "registry.access.acumos.services.cds.user",
+        &[
+            ("registry.access.acumos.services.cds.url", "'http://h'"),
+            ("registry.access.acumos.services.cds.password", "p"),
+        ],
+    ),
+    (
+        "registry.access.acumos.services.lum",
+        &[
+            ("registry.access.acumos.services.cds.url", "'http://h'"),
+            ("registry.access.acumos.services.lum.url", "'http://h'"),
+        ],
+    ),
+    (
+        "registry.auth.acumos",
+        &[
+            ("registry.access.acumos.file", "/f"),
+            ("registry.auth.acumos.secrets", "both"),
+        ],
+    ),
+    (
+        "registry.tokens",
+        &[
+            ("registry.tokens.services", "[s]"),
+            ("registry.tokens.key", "/k"),
+        ],
+    ),
 ];
 
 /// A document under construction

@@ -510,6 +510,29 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("registry.auth.acumos.{remember,block}", Duration, Honoured),
     key("registry.auth.acumos.attempts", Number, Honoured),
+    key("registry.tokens.services", Texts, Honoured),
+    key(
+        "registry.tokens.realm",
+        Text,
+        Differently("`registry.tokens.path` at `http.host` without it"),
+    ),
+    key(
+        "registry.tokens.key",
+        Text,
+        Differently(
+            "made at the first start if it is not there, with its certificate if that is named",
+        ),
+    ),
+    key(
+        "registry.tokens.{issuer,certificates,formerkeys,path,keyspath}",
+        Text,
+        Honoured,
+    ),
+    key(
+        "registry.tokens.{lifetime,refreshlifetime}",
+        Duration,
+        Honoured,
+    ),
     key("registry.notifications.outbox.directory", Text, Honoured),
     key("registry.notifications.outbox.maxbytes", Number, Honoured),
     key("registry.reload.interval", Duration, Honoured),

@@ -23,6 +23,7 @@ mod schema;
 mod secret;
 mod section;
 mod sections;
+mod tokens;
 mod tree;
 mod value;
 
@@ -34,6 +35,7 @@ pub use self::sections::{
     Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox, Own, Pace,
     Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Validation,
 };
+pub use self::tokens::Tokens;
 pub use self::tree::Origin;
 
 use self::tree::{Node, Value};

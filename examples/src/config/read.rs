@@ -10,6 +10,7 @@ use regex::Regex;
 use super::acumos;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
@@ -608,6 +609,7 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
     let access = section.section("access");
     own.access_rules = access.text("rules")?.map(PathBuf::from);
     own.acumos = acumos::read(&access, &section.section("auth"))?;
+    own.tokens = tokens::read(&section.section("tokens"))?;
     if let Some(delay) = section.duration("draindelay")? {
         own.drain_delay = delay;
     }

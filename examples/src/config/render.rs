@@ -9,6 +9,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::acumos;
 use super::keys::{Fate, KEYS, expand};
 use super::secret::HIDDEN;
+use super::tokens;
 use super::{
     Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health, Http,
     Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
@@ -437,7 +438,7 @@ fn own(config: &Config) -> Out {
         .trusted_proxies
         .iter()
         .map(|net| Out::text(net.to_string()));
-    Out::map([
+    let mut sections = Out::map([
         ("manifestlimit", Out::number(own.manifest_limit as u64)),
         ("trustedproxies", Out::List(proxies.collect())),
         ("draindelay", Out::duration(own.drain_delay)),
@@ -469,7 +470,11 @@ fn own(config: &Config) -> Out {
             "reload",
             Out::map([("interval", Out::duration(own.reload_interval))]),
         ),
-    ])
+    ]);
+    if let (Out::Map(entries), Some(tokens)) = (&mut sections, &own.tokens) {
+        entries.push(("tokens".to_owned(), tokens::out(tokens)));
+    }
+    sections
 }
 
 /// The table of keys in Markdown, key by key what is supported

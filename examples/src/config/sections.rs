@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Acumos, Headers, Url};
+use super::{Acumos, Headers, Tokens, Url};
 
 /// Everything that an operator can set
 ///
@@ -510,6 +510,8 @@ pub struct Own {
     pub access_rules: Option<PathBuf>,
     /// The rules of the Acumos platform; with a file of rules too, both must allow
     pub acumos: Option<Acumos>,
+    /// The tokens that this registry issues
+    pub tokens: Option<Tokens>,
     /// How long connections are still taken once the registry is told to stop and says that it
     /// is not ready any more; 0, which suits where nobody asks
     pub drain_delay: Duration,
@@ -534,6 +536,7 @@ impl Default for Own {
             trusted_proxies: loopback.to_vec(),
             access_rules: None,
             acumos: None,
+            tokens: None,
             drain_delay: Duration::ZERO,
             outbox: Outbox::default(),
             reload_interval: Duration::from_secs(10),

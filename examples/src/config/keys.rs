@@ -292,7 +292,10 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "http.secret",
         Text,
-        Ignored("there is nothing to sign: the state of an upload is kept in the storage"),
+        Differently(
+            "seals upload sessions, so that an upload goes on when a token expires meanwhile; of at \
+             least 16 bytes, and the same for all replicas",
+        ),
     ),
     key(
         "http.relativeurls",
@@ -510,6 +513,17 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("registry.auth.acumos.{remember,block}", Duration, Honoured),
     key("registry.auth.acumos.attempts", Number, Honoured),
+    key("registry.access.hide", Flag, Honoured),
+    key(
+        "registry.access.audit",
+        Text,
+        Differently("a file, `stdout` or `stderr`; a JSON object a line for each decision"),
+    ),
+    key(
+        "registry.limits.{users,addresses}.{requests,failures,pulls}",
+        Text,
+        Differently("such as `100/m`, `100/6h` or `10/s burst 200`; what is over gets 429"),
+    ),
     key("registry.tokens.services", Texts, Honoured),
     key(
         "registry.tokens.realm",

@@ -8,11 +8,12 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::acumos;
 use super::keys::{Fate, KEYS, expand};
+use super::limits;
 use super::secret::HIDDEN;
 use super::tokens;
 use super::{
-    Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health, Http,
-    Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Audit, Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health,
+    Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -301,6 +302,7 @@ fn http(http: &Http) -> Out {
         ("prefix", Some(Out::text(&http.prefix))),
         ("relativeurls", Some(Out::Flag(http.relative_urls))),
         ("draintimeout", Some(Out::duration(http.drain_timeout))),
+        ("secret", http.secret.as_ref().map(|_| Out::text(HIDDEN))),
         ("tls", http.tls.as_ref().map(tls)),
         ("headers", Some(Out::headers(&http.headers, true))),
         ("debug", debug),
@@ -447,8 +449,18 @@ fn own(config: &Config) -> Out {
             Out::some([
                 ("rules", own.access_rules.as_deref().map(Out::path)),
                 ("acumos", own.acumos.as_ref().map(acumos::access)),
+                ("hide", Some(Out::Flag(own.hide))),
+                (
+                    "audit",
+                    own.audit.as_ref().map(|audit| match audit {
+                        Audit::File(path) => Out::path(path),
+                        Audit::Stderr => Out::text("stderr"),
+                        Audit::Stdout => Out::text("stdout"),
+                    }),
+                ),
             ]),
         ),
+        ("limits", limits::out(&own.limits)),
         (
             "auth",
             Out::some([("acumos", own.acumos.as_ref().and_then(acumos::auth))]),

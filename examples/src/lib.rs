@@ -2,7 +2,8 @@
 //!
 //! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with a [`gate`]
 //! for who may do what, by [`rules`] of a file or those of the platform ([`acumos`], which ask the
-//! store by [`store_tags`]), tokens of its own ([`token_key`]), [`access_log`], [`logging`] and
+//! store by [`store_tags`]), tokens of its own ([`token_key`],
+//! [`front`]), one or several ways to log in ([`ways_in`]), [`access_log`], [`logging`] and
 //! [`metrics`] to see it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
 //! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
@@ -14,6 +15,7 @@ pub mod acumos;
 pub mod compose;
 pub mod config;
 pub mod debug;
+pub mod front;
 pub mod gate;
 pub mod health;
 pub mod lines;
@@ -27,3 +29,4 @@ pub mod serve;
 pub mod store_tags;
 pub mod token_key;
 pub mod watch;
+pub mod ways_in;

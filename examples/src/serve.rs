@@ -25,6 +25,7 @@ use crate::config::{
     variables,
 };
 use crate::debug::DebugService;
+use crate::front::Front;
 use crate::gate::{self, Gate};
 use crate::health::{Health, HealthError};
 use crate::logging;
@@ -193,6 +194,7 @@ async fn serve_with(
         .readiness(readiness.clone())
         .events(events)
         .build();
+    let service = Front::new(service, gate.tokens);
 
     let mut tasks = Tasks::default();
     if let Some(schedule) = compose::purge_schedule(&config.storage) {

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use registry_auth::acumos::{
     AcumosAuthorizer, AcumosServices, Answer, CachedDirectory, Cds, CdsAuthenticator, Directory,
-    DirectoryError, EmbeddedDirectory, Endpoint, FileDirectory, Lum, Query, TagsOf,
+    DirectoryAuthenticator, DirectoryError, EmbeddedDirectory, Endpoint, FileDirectory, Lum,
+    Passwords, Query, TagsOf,
 };
-use registry_auth::{Authenticator, Authorizer, Password};
+use registry_auth::htpasswd;
+use registry_auth::token::Accounts;
+use registry_auth::{Authenticator, Authorizer, Password, Quoted};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::compose::ComposeError;
-use crate::config::acumos::{Acumos, Services, Source};
+use crate::config::acumos::{Acumos, Login, Services, Source};
 
 /// Who may do what on an Acumos platform
 #[derive(Debug)]
@@ -26,6 +29,9 @@ pub struct AcumosGate {
     pub explainer: Arc<dyn Authorizer>,
     /// Knows the users of the platform, where they log in here
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Says of these users, without their password, whether they still may log in; the platform's
+    /// services cannot
+    pub accounts: Option<Arc<dyn Accounts>>,
     /// The file of facts, if that is where they are, to be read again when it changes
     pub file: Option<Arc<FileDirectory>>,
 }
@@ -50,24 +56,20 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
             config.options.clone(),
         ))
     };
-    if config.login.is_some() && !matches!(config.source, Source::Services(_)) {
-        return Err(ComposeError::new(
-            "acumos",
-            "users of the platform can log in by its `services` only; a file or a database has \
-             no passwords",
-        ));
-    }
     match &config.source {
         // What is in memory or in a file of this machine is asked at once: there is nothing to
         // spare, and what an operator changes is in force.
         Source::Database(path) => {
             let directory = EmbeddedDirectory::open(path)
                 .map_err(|error| ComposeError::new("acumos.database", error))?;
-            let authorizer = decide(Arc::new(directory));
+            let directory = Arc::new(directory);
+            let authorizer = decide(directory.clone());
+            let users = users(config.login.as_ref(), directory)?;
             Ok(AcumosGate {
                 explainer: authorizer.clone(),
                 authorizer,
-                authenticator: None,
+                authenticator: users.clone().map(|users| users as Arc<dyn Authenticator>),
+                accounts: users.map(|users| users as Arc<dyn Accounts>),
                 file: None,
             })
         }
@@ -76,10 +78,12 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
                 .map_err(|error| ComposeError::new("acumos.file", error))?;
             let directory = Arc::new(directory);
             let authorizer = decide(directory.clone());
+            let users = users(config.login.as_ref(), directory.clone())?;
             Ok(AcumosGate {
                 explainer: authorizer.clone(),
                 authorizer,
-                authenticator: None,
+                authenticator: users.clone().map(|users| users as Arc<dyn Authenticator>),
+                accounts: users.map(|users| users as Arc<dyn Accounts>),
                 file: Some(directory),
             })
         }
@@ -88,11 +92,7 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
             let asked = directory(services, cds.clone())?;
             let authenticator = match &config.login {
                 Some(login) => {
-                    let realm = login.realm.parse();
-                    let realm = realm.map_err(|error| {
-                        ComposeError::new("acumos", format!("the realm of logins: {error}"))
-                    })?;
-                    let users = CdsAuthenticator::new(cds, realm, login.options)
+                    let users = CdsAuthenticator::new(cds, realm(login)?, login.options)
                         .map_err(|error| ComposeError::new("acumos", error))?;
                     Some(Arc::new(users) as Arc<dyn Authenticator>)
                 }
@@ -103,10 +103,32 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
                 authorizer: decide(Arc::new(CachedDirectory::new(asked, config.cache.clone()))),
                 explainer: decide(Arc::new(foreseen)),
                 authenticator,
+                // CDS says who someone is only to whoever has the password.
+                accounts: None,
                 file: None,
             })
         }
     }
+}
+
+/// The users of a directory that is here, where they log in
+fn users(
+    login: Option<&Login>,
+    directory: Arc<impl Passwords>,
+) -> Result<Option<Arc<DirectoryAuthenticator>>, ComposeError> {
+    let Some(login) = login else {
+        return Ok(None);
+    };
+    DirectoryAuthenticator::new(directory, realm(login)?, htpasswd::Options::default())
+        .map(|users| Some(Arc::new(users)))
+        .map_err(|error| ComposeError::new("acumos", error))
+}
+
+fn realm(login: &Login) -> Result<Quoted, ComposeError> {
+    login
+        .realm
+        .parse()
+        .map_err(|error| ComposeError::new("acumos", format!("the realm of logins: {error}")))
 }
 
 /// Where the facts are, for people

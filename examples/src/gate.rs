@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use registry_auth::acumos::TagsOf;
 use registry_auth::htpasswd::{self, Htpasswd};
-use registry_auth::token::{BySubject, IssuerOptions, SigningAlgorithm, TokenIssuer};
+use registry_auth::token::{Accounts, BySubject, IssuerOptions, SigningAlgorithm, TokenIssuer};
 use registry_auth::{
     Access, AllowAll, Anyone, Authenticated, Authenticator, AuthorizeError, Authorizer, Both,
     Decision, Granted, Principal, Quoted, Silly, TokenAuthenticator, TokenOptions,
@@ -21,7 +21,7 @@ use crate::compose::{ComposeError, whole};
 use crate::config::{self, Auth, Config, Url};
 use crate::rules::RuleFile;
 use crate::token_key;
-use crate::ways_in::WaysIn;
+use crate::ways_in::{AnyAccounts, WaysIn};
 
 /// Who is let in, and who may do what
 #[derive(Debug)]
@@ -69,6 +69,7 @@ impl Gate {
                     })
                 }));
                 parts.people.extend(gate.authenticator);
+                parts.accounts.extend(gate.accounts);
                 Some((gate.authorizer, gate.explainer))
             }
             None => None,
@@ -118,6 +119,8 @@ impl Gate {
 struct Parts {
     /// Know people by name and password
     people: Vec<Arc<dyn Authenticator>>,
+    /// Those of them that say of someone, without a password, whether they still may log in
+    accounts: Vec<Arc<dyn Accounts>>,
     /// Knows tokens
     bearer: Option<Arc<dyn Authenticator>>,
     tokens: Option<TokenService>,
@@ -219,12 +222,14 @@ impl Parts {
         let issuer = Arc::new(TokenIssuer::new(options).map_err(|error| wrong(&error))?);
         let own = OwnTokens::new(issuer.clone(), &realm, service, &config.issuer)
             .map_err(|error| wrong(&error))?;
-        self.tokens = Some(
-            TokenService::builder(issuer, people, authorizer)
-                .path(&config.path)
-                .keys_path(&config.keys_path)
-                .build(),
-        );
+        let mut service = TokenService::builder(issuer, people, authorizer)
+            .path(&config.path)
+            .keys_path(&config.keys_path);
+        // A refresh token that is given to some and later taken from none is worse than none.
+        if self.accounts.len() == self.people.len() {
+            service = service.accounts(Arc::new(AnyAccounts(self.accounts.clone())));
+        }
+        self.tokens = Some(service.build());
         self.bearer = Some(own.authenticator.clone());
         self.files
             .push(Reloadable::new("keys of tokens", paths, move || {

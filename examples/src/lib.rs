@@ -1,13 +1,14 @@
 //! How the `registry` binary is put together from the crates
 //!
 //! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with a [`gate`]
-//! for who may do what, by [`rules`] of a file or those of the platform ([`acumos`], which ask the
-//! store by [`store_tags`]), tokens of its own ([`token_key`],
-//! [`front`]), one or several ways to log in ([`ways_in`]), [`access_log`], [`logging`] and
-//! [`metrics`] to see it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
-//! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
-//! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
-//! the registry inside a service of one's own.
+//! for one or several [`ways_in`] and for who may do what, by [`rules`] of a file or those of the
+//! platform ([`acumos`], which ask the store by [`store_tags`]); with tokens of its own
+//! ([`token_key`]) issued at its [`front`]; with [`access_log`], [`logging`] and [`metrics`] to see
+//! it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell
+//! others, [`purge`] to remove abandoned uploads, and [`acme`] to get certificates. [`serve`] runs
+//! it, and [`reload`] takes up what changes meanwhile ([`watch`]). [`directory`] fills the embedded
+//! database of who owns what, [`password`] reads what is typed. The binary itself parses
+//! arguments; `examples/embed.rs` shows the registry inside a service of one's own.
 
 pub mod access_log;
 pub mod acme;
@@ -15,6 +16,7 @@ pub mod acumos;
 pub mod compose;
 pub mod config;
 pub mod debug;
+pub mod directory;
 pub mod front;
 pub mod gate;
 pub mod health;
@@ -22,6 +24,7 @@ pub mod lines;
 pub mod logging;
 pub mod metrics;
 pub mod notifier;
+pub mod password;
 pub mod purge;
 pub mod reload;
 pub mod rules;

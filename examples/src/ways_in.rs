@@ -1,8 +1,10 @@
 //! Several ways to log in to one registry
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
+use registry_auth::token::Accounts;
 use registry_auth::{
     Access, AuthenticateError, Authenticator, ChallengeReason, Credentials, Principal,
 };
@@ -72,6 +74,27 @@ impl Authenticator for WaysIn {
     fn challenge(&self, needed: &[Access], reason: ChallengeReason) -> Option<String> {
         let mut ways = self.tokens.iter().chain(&self.people);
         ways.find_map(|way| way.challenge(needed, reason))
+    }
+}
+
+/// The accounts of several ways to log in
+///
+/// An account is that of the first that has one of this name.
+#[derive(Debug)]
+pub struct AnyAccounts(pub Vec<Arc<dyn Accounts>>);
+
+#[async_trait]
+impl Accounts for AnyAccounts {
+    async fn account(&self, name: &str, since: SystemTime) -> Result<Principal, AuthenticateError> {
+        let mut answer = Err(AuthenticateError::Rejected);
+        for accounts in &self.0 {
+            match accounts.account(name, since).await {
+                Ok(principal) => return Ok(principal),
+                Err(AuthenticateError::Rejected) => {}
+                Err(error) => answer = Err(error),
+            }
+        }
+        answer
     }
 }
 

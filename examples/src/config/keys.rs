@@ -509,10 +509,18 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "registry.auth.acumos.secrets",
         Choice(&["password", "token", "both"]),
-        Honoured,
+        Differently("with `services`; a file or a database has passwords only"),
     ),
-    key("registry.auth.acumos.{remember,block}", Duration, Honoured),
-    key("registry.auth.acumos.attempts", Number, Honoured),
+    key(
+        "registry.auth.acumos.{remember,block}",
+        Duration,
+        Differently("with `services`"),
+    ),
+    key(
+        "registry.auth.acumos.attempts",
+        Number,
+        Differently("with `services`"),
+    ),
     key("registry.access.hide", Flag, Honoured),
     key(
         "registry.access.audit",

@@ -220,8 +220,15 @@ impl Parts {
             paths.push(path.clone());
         }
         let issuer = Arc::new(TokenIssuer::new(options).map_err(|error| wrong(&error))?);
-        let own = OwnTokens::new(issuer.clone(), &realm, service, &config.issuer)
-            .map_err(|error| wrong(&error))?;
+        let options = TokenOptions::new(&realm, service, &config.issuer);
+        let own = OwnTokens::new(
+            issuer.clone(),
+            match &config.certificates {
+                Some(path) => options.with_root_certificates(path),
+                None => options,
+            },
+        )
+        .map_err(|error| wrong(&error))?;
         let mut service = TokenService::builder(issuer, people, authorizer)
             .path(&config.path)
             .keys_path(&config.keys_path);
@@ -274,15 +281,10 @@ struct OwnTokens {
 }
 
 impl OwnTokens {
-    fn new(
-        issuer: Arc<TokenIssuer>,
-        realm: &str,
-        service: &str,
-        name: &str,
-    ) -> Result<Self, String> {
+    fn new(issuer: Arc<TokenIssuer>, options: TokenOptions) -> Result<Self, String> {
         let keys = NamedTempFile::new().map_err(|error| error.to_string())?;
         fs::write(keys.path(), issuer.jwks()).map_err(|error| error.to_string())?;
-        let options = TokenOptions::new(realm, service, name).with_jwks(keys.path());
+        let options = options.with_jwks(keys.path());
         let authenticator = TokenAuthenticator::new(options).map_err(|error| error.to_string())?;
         Ok(Self {
             issuer,

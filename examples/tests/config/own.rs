@@ -57,7 +57,7 @@ fn where_the_facts_are_is_one_place() {
         ),
         (
             "{services: {lum: {url: 'http://h'}}}",
-            "services.cds` needs `url`",
+            "services` needs `cds`",
         ),
         (
             "{services: {cds: {url: cds}}}",

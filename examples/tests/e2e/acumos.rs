@@ -117,6 +117,53 @@ fn a_file_of_rules_narrows_what_the_platform_allows() {
 }
 
 #[test]
+fn users_log_in_by_the_directory() {
+    let site = Site::new();
+    // A hash is a hash, wherever it was made.
+    let made = std::fs::read_to_string(site.user("ada", "secret", 4)).expect("a hash");
+    let hash = made.trim().strip_prefix("ada:").expect("ada's");
+    let platform = |hash: &str| {
+        let with = format!("{{login: ada, password: '{hash}'}}");
+        PLATFORM.replace("{login: ada}", &with)
+    };
+    site.write("platform.yml", &platform(hash));
+    let config = CONFIG
+        .replace(
+            "auth: {htpasswd: {realm: registry, path: $SITE/htpasswd}}\n",
+            "",
+        )
+        .replace(
+            "registry: {",
+            "registry: {auth: {acumos: {realm: Platform}}, ",
+        );
+    let server = site.serve_with(&config);
+    let ada = Peer::plain(&server.address).user("ada", "secret");
+    ada.push_image(IRIS, "1.0.0", 1);
+    let wrong = Peer::plain(&server.address).user("ada", "wrong");
+    let refused = wrong.get("/v2/").expect(&[401]);
+    let challenge = refused.header("www-authenticate");
+    assert_eq!(challenge, Some("Basic realm=\"Platform\""));
+    // bob has an account, and no password.
+    Peer::plain(&server.address)
+        .user("bob", "")
+        .get("/v2/")
+        .expect(&[401]);
+    // Who changes the password is asked for the new one.
+    site.user("ada", "other", 4);
+    let made = std::fs::read_to_string(site.path("htpasswd")).expect("a hash");
+    let hash = made.trim().strip_prefix("ada:").expect("ada's");
+    site.write("platform.yml", &platform(hash));
+    let ada = Peer::plain(&server.address).user("ada", "other");
+    eventually("the new password is known", || {
+        (ada.get("/v2/").status == 200).then_some(())
+    });
+    Peer::plain(&server.address)
+        .user("ada", "secret")
+        .get("/v2/")
+        .expect(&[401]);
+}
+
+#[test]
 fn a_decision_by_the_platform_is_explained() {
     let site = site();
     let explain = |arguments: &[&str]| {

@@ -18,4 +18,5 @@ mod scrape;
 mod secrets;
 mod support;
 mod tls;
+mod tokens;
 mod webhooks;

@@ -34,9 +34,9 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     /// The principal that the credentials prove, or the certificate that the client showed
     ///
     /// `certificate` is the client's own, in DER, of a connection whose handshake proved that the
-    /// client has its key, and that an authority which the server trusts has signed it. Which of the two goes
-    /// first is the authenticator's to say; one that reads no certificates only looks at the
-    /// credentials. Without a certificate this is [`Authenticator::authenticate`].
+    /// client has its key, and that an authority which the server trusts has signed it. Which of
+    /// the two goes first is the authenticator's to say; one that reads no certificates only looks
+    /// at the credentials. Without a certificate this is [`Authenticator::authenticate`].
     ///
     /// # Errors
     ///

@@ -135,7 +135,7 @@ pub(crate) enum Cause {
     Events(#[from] EventSinkError),
     /// What may not be seen, and is to look like this
     #[error("{absence}")]
-    Hidden { absence: Box<Cause> },
+    Hidden { absence: Box<Self> },
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(transparent)]

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,7 @@ use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
+use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use registry_auth::token::{Accounts, IssueError, Scope, ScopeError, TokenIssuer};
 use registry_auth::{
@@ -19,10 +21,12 @@ use registry_auth::{
 use registry_core::{ErrorCode, ErrorDetail, ErrorResponse};
 use serde::Serialize;
 
+use crate::access::{AccessControl, Limits, TooMany};
 use crate::body::ResponseBody;
 use crate::credentials::credentials;
+use crate::forwarded::{self, Client};
 use crate::request_body::{RequestBody, RequestBodyError};
-use crate::respond::{RETRY_AFTER, Reply, set};
+use crate::respond::{RETRY_AFTER, Reply, set, whole_seconds};
 
 /// The most bytes of a form, and of a query
 const MAX_FORM: usize = 64 * 1024;
@@ -82,6 +86,8 @@ impl TokenService {
                 authenticator,
                 authorizer,
                 accounts: None,
+                limits: None,
+                trusted_proxies: forwarded::loopback(),
                 path: "/token".to_owned(),
                 keys_path: "/.well-known/jwks.json".to_owned(),
             },
@@ -165,6 +171,25 @@ impl TokenServiceBuilder {
         self
     }
 
+    /// Counts whoever asks for tokens with those whom this access control counts, and refuses
+    /// them under the same [limits](crate::RateLimits); by default nobody is limited
+    ///
+    /// Where clients log in is where passwords are guessed: an address that fails too often here
+    /// is looked at neither here nor there. Each token is a request, none is a pull. A principal
+    /// is the user here, and there the bearer of a token about them: they are counted apart.
+    pub fn limits_of(mut self, access: &AccessControl) -> Self {
+        self.inner.limits = access.limits().cloned();
+        self
+    }
+
+    /// From where headers are believed that name a client's address, as
+    /// [a registry](crate::Builder::trusted_proxies) believes them; by default from this
+    /// machine's loopback addresses
+    pub fn trusted_proxies(mut self, networks: Vec<IpNet>) -> Self {
+        self.inner.trusted_proxies = networks;
+        self
+    }
+
     /// The path at which tokens are issued, such as `/auth/token`; by default `/token`
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.inner.path = path.into();
@@ -197,6 +222,8 @@ struct Inner {
     authenticator: Arc<dyn Authenticator>,
     authorizer: Arc<dyn Authorizer>,
     accounts: Option<Arc<dyn Accounts>>,
+    limits: Option<Arc<Limits>>,
+    trusted_proxies: Vec<IpNet>,
     path: String,
     keys_path: String,
 }
@@ -241,13 +268,17 @@ impl Inner {
                 path: self.path.clone(),
             });
         }
+        let address = Client::of(parts, &self.trusted_proxies).address;
+        if let Some(limits) = &self.limits {
+            limits.admit_address(address, false)?;
+        }
         let now = SystemTime::now();
         match parts.method {
             Method::GET => {
                 let form = Form::parse(parts.uri.query().unwrap_or_default())?;
                 let service = self.service(&form)?;
                 let scope = form.scope()?;
-                let principal = self.login(&credentials_of(parts)?).await?;
+                let principal = self.login(&credentials_of(parts)?, address).await?;
                 let refresh = match form.one("offline_token")?.as_deref() {
                     Some("true" | "1") => self.refresh_token(&principal, &service, now)?,
                     _ => None,
@@ -266,7 +297,7 @@ impl Inner {
                             user: form.required("username")?,
                             password: Password::new(form.required("password")?),
                         };
-                        let principal = self.login(&login).await?;
+                        let principal = self.login(&login, address).await?;
                         let refresh = match offline {
                             true => self.refresh_token(&principal, &service, now)?,
                             false => None,
@@ -277,7 +308,7 @@ impl Inner {
                         let token = Password::new(form.required("refresh_token")?);
                         let accounts = self.accounts.as_deref().ok_or(Refusal::NoRefresh)?;
                         let refreshed = self.issuer.refresh(&token, &service, accounts, now).await;
-                        let principal = refreshed.map_err(Refusal::Login)?;
+                        let principal = self.known(refreshed, address)?;
                         // The same one: with a new one each time it would never end.
                         (principal, offline.then_some(token))
                     }
@@ -301,11 +332,35 @@ impl Inner {
         }
     }
 
-    async fn login(&self, credentials: &Credentials) -> Result<Principal, Refusal> {
-        self.authenticator
-            .authenticate(credentials)
-            .await
-            .map_err(Refusal::Login)
+    async fn login(
+        &self,
+        credentials: &Credentials,
+        address: Option<IpAddr>,
+    ) -> Result<Principal, Refusal> {
+        let found = self.authenticator.authenticate(credentials).await;
+        match credentials {
+            // Nothing was guessed, and there is nobody to count.
+            Credentials::None => found.map_err(Refusal::Login),
+            _ => self.known(found, address),
+        }
+    }
+
+    /// Counts whoever was found, or that nobody was
+    fn known(
+        &self,
+        found: Result<Principal, AuthenticateError>,
+        address: Option<IpAddr>,
+    ) -> Result<Principal, Refusal> {
+        if let Some(limits) = &self.limits {
+            match &found {
+                Ok(principal) => limits.admit_principal(principal, false)?,
+                Err(AuthenticateError::Rejected | AuthenticateError::InvalidToken { .. }) => {
+                    limits.failed(address, None);
+                }
+                Err(_) => {}
+            }
+        }
+        found.map_err(Refusal::Login)
     }
 
     fn refresh_token(
@@ -369,11 +424,14 @@ impl Inner {
             Refusal::Body(_) => reply.header(header::CONNECTION, "close"),
             _ => reply,
         };
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            let wait = refusal.retry_after();
-            // Rounded up: to come back too early is to come back in vain.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            reply = reply.header(header::RETRY_AFTER, seconds.max(1));
+        if [
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::TOO_MANY_REQUESTS,
+        ]
+        .contains(&status)
+        {
+            let seconds = whole_seconds(refusal.retry_after()).max(1);
+            reply = reply.header(header::RETRY_AFTER, seconds);
         }
         reply.body(ErrorResponse::from(error).to_json())
     }
@@ -506,6 +564,8 @@ enum Refusal {
     Scope(#[from] ScopeError),
     #[error("expected at most {MAX_FORM} bytes of parameters, got more")]
     TooLarge,
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     #[error("expected the parameter `{name}` once, got it several times")]
     Twice { name: &'static str },
 }
@@ -523,9 +583,11 @@ impl Refusal {
             Self::Authorization
             | Self::NoRefresh
             | Self::Issue(IssueError::TokenForToken)
-            | Self::Login(AuthenticateError::Rejected | AuthenticateError::InvalidToken { .. }) => {
-                (Status::UNAUTHORIZED, Code::Unauthorized)
-            }
+            | Self::Login(
+                AuthenticateError::Expired { .. }
+                | AuthenticateError::InvalidToken { .. }
+                | AuthenticateError::Rejected,
+            ) => (Status::UNAUTHORIZED, Code::Unauthorized),
             Self::Issue(IssueError::Undecided(_)) | Self::Login(_) => {
                 (Status::SERVICE_UNAVAILABLE, Code::Unavailable)
             }
@@ -540,6 +602,7 @@ impl Refusal {
             Self::Issue(_) => (Status::INTERNAL_SERVER_ERROR, Code::Unknown),
             Self::Method { .. } => (Status::METHOD_NOT_ALLOWED, Code::Unsupported),
             Self::Path { .. } => (Status::NOT_FOUND, Code::Unsupported),
+            Self::TooMany(_) => (Status::TOO_MANY_REQUESTS, Code::TooManyRequests),
             Self::TooLarge => (Status::PAYLOAD_TOO_LARGE, Code::Unsupported),
         }
     }
@@ -557,6 +620,7 @@ impl Refusal {
         match self {
             Self::Issue(IssueError::Undecided(error)) => error.retry_after,
             Self::Login(AuthenticateError::Unavailable { retry_after }) => *retry_after,
+            Self::TooMany(too_many) => too_many.retry_after,
             _ => RETRY_AFTER,
         }
     }

@@ -79,23 +79,25 @@ impl Rate {
 
 /// How often one principal, or one address, may ask; by default as often as they like
 ///
-/// Whoever asks more often gets 429 with `Retry-After`, and an average rate just below the limit if they go
-/// on regardless: what is refused is not counted.
+/// Whoever asks more often gets 429 with `Retry-After`. What is refused is not counted: whoever
+/// goes on regardless gets through as often as the limit says.
 ///
 /// - *Requests* are all, except `/livez`, `/readyz` and what is no request to the API.
-/// - *Pulls* are `GET`s of a manifest, whether or not it is there.
-/// - *Failures* are refused credentials, and denials. When an address has used them up, nothing that
-///   comes from it is looked at until a new one has grown, so that no password is hashed for whoever guesses.
-///   Requests without credentials that are told to bring some are none, for each `docker pull` begins
-///   with one; nor are tokens that have expired; nor is what is answered as if it did not exist, for a limit
-///   would tell it from what does not.
+/// - *Pulls* are `GET`s of a manifest, whether or not it is there. For an image of several
+///   platforms a client sends two: the index, and the manifest of its platform.
+/// - *Failures* are refused credentials, and denials. When an address has used them up, nothing
+///   that comes from it is looked at until a new one has grown, so that no password is hashed for
+///   whoever guesses. Requests without credentials that are told to bring some are none, for each
+///   `docker pull` begins with one; nor are tokens that have expired; nor is what is answered as
+///   if it did not exist, for a limit would tell it from what does not.
 ///
 /// An address is what a trusted proxy says, else where the connection came from; of IPv6, the
 /// network of 64 bits that is one customer's. Whoever has no address, as over a Unix socket
 /// without headers, is not limited by it. Whoever has no name is limited by address alone.
 ///
-/// Each process counts for itself. At most 65,536 addresses and as many principals are counted at
-/// once; those that have not come for longest are forgotten first.
+/// Each process counts for itself, and counts failures when they have happened: of requests that
+/// are under way at the same time, more can fail. At most 65,536 addresses and as many principals
+/// are counted at once; those that have not come for longest are forgotten first.
 ///
 /// # Examples
 ///
@@ -177,7 +179,7 @@ pub(crate) struct TooMany {
 }
 
 /// Counts who asks how often, and refuses who does so too often
-pub(super) struct Limits<C: Clock = DefaultClock> {
+pub(crate) struct Limits<C: Clock = DefaultClock> {
     addresses: Counters<IpAddr, C>,
     principals: Counters<Name, C>,
 }
@@ -200,7 +202,7 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts a request of an address, before anything else is done for it
-    pub(super) fn admit_address(
+    pub(crate) fn admit_address(
         &self,
         address: Option<IpAddr>,
         pulls: bool,
@@ -210,7 +212,7 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts a request of a principal, before it is asked what they may do
-    pub(super) fn admit_principal(
+    pub(crate) fn admit_principal(
         &self,
         principal: &Principal,
         pulls: bool,
@@ -220,7 +222,7 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     /// Counts a request that failed; of whoever is not known, by address alone
-    pub(super) fn failed(&self, address: Option<IpAddr>, principal: Option<&Principal>) {
+    pub(crate) fn failed(&self, address: Option<IpAddr>, principal: Option<&Principal>) {
         if let Some(counter) = self.addresses.of(|| address.map(network)) {
             counter.failed();
         }

@@ -17,8 +17,7 @@ use registry_auth::{
 use registry_core::upload::UploadId;
 use registry_core::{Operation, RepositoryName};
 
-use self::limits::Limits;
-pub(crate) use self::limits::TooMany;
+pub(crate) use self::limits::{Limits, TooMany};
 pub use self::limits::{Rate, RateLimits};
 pub(crate) use self::refusal::Refusal;
 pub use self::session::{SessionSecret, SessionSecretError};
@@ -74,14 +73,15 @@ impl AccessControl {
     /// [hidden](registry_auth::Decision::is_hidden); by default it says that it is a denial
     ///
     /// To read a manifest, a blob, tags or referrers then gets the very answer of a repository
-    /// that does not exist. To push, to delete, or to go on with an upload is refused with `DENIED`, in words
-    /// that are the same whatever there is. Whoever may get further with other credentials is
-    /// still asked for them, with 401: who has not logged in, and whose token does not grant it.
+    /// that does not exist. To push, to delete, or to go on with an upload is refused with
+    /// `DENIED`, in words that are the same whatever there is. Whoever may get further with other
+    /// credentials is still asked for them, with 401: who has not logged in, and whose token does
+    /// not grant it. Whoever may list all repositories is told their names.
     ///
     /// Who may is decided before the store is asked for anything, so what is hidden takes the
-    /// same time whether it is there or not; but as nobody asks the disk, it can take less time than
-    /// what is not there and may be seen, and goes on being not there when the storage fails.
-    /// So a rule that hides must be about names, not about what has been pushed.
+    /// same time whether it is there or not. As nobody asks the disk, it can take less time than
+    /// what is not there and may be seen, and it goes on being not there when the storage fails.
+    /// So a rule that hides should be about names, not about what has been pushed.
     #[must_use]
     pub fn with_hidden_as_absent(mut self) -> Self {
         self.hidden_as_absent = true;
@@ -95,8 +95,8 @@ impl AccessControl {
         self
     }
 
-    /// Tells whoever decides the name of the request
-    /// ([`request::name`](registry_auth::request::name)); by default they do not learn it
+    /// Tells whoever decides the name of the request ([`request::name`]); by default they do
+    /// not learn it
     ///
     /// For authenticators and authorizers that ask other services, which are to have it in
     /// their logs, or that write down what they decide. It costs an allocation per request.
@@ -109,12 +109,12 @@ impl AccessControl {
     /// What was allowed when an upload began holds until it ends, for at most `lifetime`; by
     /// default it is decided anew for each of its requests
     ///
-    /// A push of many gigabytes takes longer than a token is good for. The `Location` of an upload then
-    /// has a parameter `_session`, a seal (HMAC-SHA256) that whoever comes back with it got when
-    /// it was decided that they may push. It is about this upload in this repository and
-    /// about this principal: it is good only together with their own credentials, which may be a token that
-    /// has expired meanwhile ([`AuthenticateError::Expired`]), and nothing else may be wrong
-    /// with it. Without a seal, or with one that is forged, too old or for something else,
+    /// A push of many gigabytes takes longer than a token is good for. The `Location` of an upload
+    /// then has a parameter `_session`: a seal (HMAC-SHA256) that whoever comes back with it got
+    /// when it was decided that they may push. It is about this upload in this repository and
+    /// about this principal, and good only together with their own credentials. Those may be a
+    /// token that has expired meanwhile ([`AuthenticateError::Expired`]), but nothing else may be
+    /// wrong with it. Without a seal, or with one that is forged, too old or for something else,
     /// all is as if there were no sessions. Nobody without a name gets one.
     ///
     /// Whoever is no longer allowed to push can so end uploads that they began, but not push the
@@ -123,6 +123,11 @@ impl AccessControl {
     pub fn with_session_secret(mut self, secret: SessionSecret, lifetime: Duration) -> Self {
         self.sessions = Some(Arc::new(Sessions { secret, lifetime }));
         self
+    }
+
+    /// What counts those who ask, for who else answers them
+    pub(crate) fn limits(&self) -> Option<&Arc<Limits>> {
+        self.limits.as_ref()
     }
 
     /// Who asks; [`AccessControl::authorize`] says whether they may
@@ -172,7 +177,7 @@ impl AccessControl {
     /// The query parameter with which the caller can go on with an upload whatever becomes of
     /// their token; none without sessions, and for nobody without a name
     ///
-    /// Only after [`AccessControl::authorize`] has let the caller at this upload, or let them begin it.
+    /// Only after [`AccessControl::authorize`] has let the caller at this upload, or begin it.
     pub(crate) fn seal(
         &self,
         caller: &Caller,
@@ -373,5 +378,72 @@ async fn named<F: Future>(name: Option<Arc<str>>, future: F) -> F::Output {
     match name {
         Some(name) => request::on_behalf_of(name, future).await,
         None => future.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Empty;
+    use registry_auth::AllowAll;
+
+    use super::*;
+
+    /// Knows clients by their certificates, and says which it was shown
+    #[derive(Debug, Default)]
+    struct Guard(Mutex<Vec<Option<Vec<u8>>>>);
+
+    #[async_trait]
+    impl Authenticator for Guard {
+        async fn authenticate(&self, _: &Credentials) -> Result<Principal, AuthenticateError> {
+            self.0.lock().unwrap().push(None);
+            Ok(Principal::Anonymous)
+        }
+
+        async fn authenticate_with(
+            &self,
+            _: &Credentials,
+            certificate: Option<&[u8]>,
+        ) -> Result<Principal, AuthenticateError> {
+            let shown = certificate.map(<[u8]>::to_vec);
+            self.0.lock().unwrap().push(shown);
+            Ok(Principal::service("builder"))
+        }
+
+        fn challenge(&self, _: &[Access], _: ChallengeReason) -> Option<String> {
+            Some("Basic realm=\"r\"".to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_the_connection_reaches_who_says_who_asks() {
+        let guard = Arc::new(Guard::default());
+        let access = AccessControl::new(guard.clone(), Arc::new(AllowAll));
+        let names = ["builder.example".to_owned()];
+        let leaf = rcgen::generate_simple_self_signed(names).unwrap();
+        let issuer = rcgen::generate_simple_self_signed(["ca.example".to_owned()]).unwrap();
+        let der = leaf.cert.der().clone();
+        let shown = ClientCertificate::new(vec![der.clone(), issuer.cert.der().clone()]).unwrap();
+
+        let request = Request::get("/v2/").body(Empty::<Bytes>::new()).unwrap();
+        let (mut parts, _) = request.into_parts();
+        let identify = async |parts: &Parts| {
+            let asked = Asked {
+                parts,
+                client: &Client::default(),
+                id: &RequestId("r".to_owned()),
+                operation: &Operation::Ping,
+            };
+            access.identify(&asked).await.map(|caller| caller.principal)
+        };
+        assert!(identify(&parts).await.is_err());
+        parts.extensions.insert(shown);
+        let principal = identify(&parts).await.unwrap();
+        assert_eq!(principal, Principal::service("builder"));
+        assert_eq!(*guard.0.lock().unwrap(), [None, Some(der.to_vec())]);
     }
 }

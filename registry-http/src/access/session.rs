@@ -270,7 +270,6 @@ mod tests {
             &seal[..seal.len() - 1],
             &seal[..seal.len() - 8],
             &seal.replace('.', ""),
-            &seal.replace('=', "=+"),
             "_session",
             "_session=",
             "_session=.",

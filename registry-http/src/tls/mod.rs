@@ -330,7 +330,7 @@ struct Shown {
 }
 
 impl ClientCertificate {
-    fn new(chain: Vec<CertificateDer<'static>>) -> Option<Self> {
+    pub(crate) fn new(chain: Vec<CertificateDer<'static>>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
         let subject = certificate.subject();
         let common_name = subject

@@ -2,4 +2,5 @@
 
 mod clients;
 mod forms;
+mod limits;
 mod support;

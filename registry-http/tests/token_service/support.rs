@@ -21,7 +21,7 @@ use registry_auth::{
     Password, Principal, TokenAuthenticator, TokenOptions,
 };
 use registry_core::{Action, Resource};
-use registry_http::{RegistryService, TokenService};
+use registry_http::{AccessControl, RateLimits, RegistryService, TokenService};
 use registry_storage::{Memory, Store};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -99,6 +99,11 @@ impl Pair {
 
     /// Without accounts there are no refresh tokens
     pub(crate) fn with(accounts: bool) -> Self {
+        Self::limited(accounts, RateLimits::default())
+    }
+
+    /// With limits that count for both services together
+    pub(crate) fn limited(accounts: bool, limits: RateLimits) -> Self {
         let folder = TempDir::new().unwrap();
         let file = |name: &str, content: &str| {
             let path = folder.path().join(name);
@@ -122,17 +127,16 @@ impl Pair {
         let rules: Arc<dyn Authorizer> = Arc::new(Rules);
         let authorizer = Both::new(Arc::new(Granted), Arc::new(BySubject::new(rules.clone())));
         let store = Store::new(Arc::new(Memory::new()));
-        let mut tokens = TokenService::builder(issuer.clone(), Arc::new(users), rules);
+        let access = AccessControl::new(Arc::new(authenticator), Arc::new(authorizer));
+        let access = access.with_limits(limits);
+        let mut tokens = TokenService::builder(issuer.clone(), Arc::new(users), rules)
+            .limits_of(&access)
+            .trusted_proxies(vec!["10.0.0.0/8".parse().unwrap()]);
         if accounts {
             tokens = tokens.accounts(Arc::new(Ada));
         }
         Self {
-            registry: RegistryService::builder(
-                store,
-                Arc::new(authenticator),
-                Arc::new(authorizer),
-            )
-            .build(),
+            registry: RegistryService::with_access(store, access).build(),
             tokens: tokens.build(),
             issuer,
             _folder: folder,

@@ -1,27 +1,27 @@
 //! From a configuration to who is let in, and who may do what
 
 use std::fmt;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use registry_auth::acumos::TagsOf;
 use registry_auth::htpasswd::{self, Htpasswd};
 use registry_auth::token::{Accounts, BySubject, IssuerOptions, SigningAlgorithm, TokenIssuer};
 use registry_auth::{
-    Access, AllowAll, Anyone, Authenticated, Authenticator, AuthorizeError, Authorizer, Both,
-    Decision, Granted, Principal, Quoted, Silly, TokenAuthenticator, TokenOptions,
+    Access, AllowAll, Anyone, AuthenticateError, Authenticated, Authenticator, AuthorizeError,
+    Authorizer, Both, CertificateAuthenticator, Chain, Decision, Granted, Principal, Quoted, Silly,
+    TokenAuthenticator, TokenOptions,
 };
 use registry_http::TokenService;
-use tempfile::NamedTempFile;
 
 use crate::acumos;
 use crate::compose::{ComposeError, whole};
 use crate::config::{self, Auth, Config, Url};
 use crate::rules::RuleFile;
+use crate::service_accounts::AccountFile;
 use crate::token_key;
-use crate::ways_in::{AnyAccounts, WaysIn};
 
 /// Who is let in, and who may do what
 #[derive(Debug)]
@@ -56,8 +56,25 @@ impl Gate {
     /// What it makes has to be used within a tokio runtime.
     pub fn open(config: &Config, tags: Arc<dyn TagsOf>) -> Result<Self, ComposeError> {
         let mut parts = Parts::default();
-        parts.log_in(&config.auth)?;
         let own = &config.registry;
+        if let Some(accounts) = &own.accounts {
+            parts.programs(accounts)?;
+        }
+        parts.log_in(&config.auth)?;
+        if let Some(options) = own.certificates {
+            let asks = config.http.tls.as_ref().is_some_and(|tls| {
+                !matches!(tls.client_auth, config::ClientAuth::None) && !tls.client_cas.is_empty()
+            });
+            if !asks {
+                return Err(ComposeError::new(
+                    "registry.auth.certificates",
+                    "expected `http.tls.clientcas`, which says who signs the certificates of clients",
+                ));
+            }
+            parts
+                .people
+                .push(Arc::new(CertificateAuthenticator::new(options)));
+        }
         let acumos = match &own.acumos {
             Some(section) => {
                 let gate =
@@ -128,6 +145,21 @@ struct Parts {
 }
 
 impl Parts {
+    /// Adds programs with secrets of their own, whose names nobody else can have
+    fn programs(&mut self, config: &config::AccountsFile) -> Result<(), ComposeError> {
+        let realm = quoted("registry.auth.accounts.realm", &config.realm)?;
+        let file = AccountFile::open(&config.path, realm)
+            .map_err(|error| ComposeError::new("registry.auth.accounts.path", error))?;
+        self.people.push(file.accounts());
+        self.accounts.push(file.accounts());
+        self.files.push(Reloadable::new(
+            "accounts of programs",
+            vec![config.path.clone()],
+            move || file.reload().map(Some),
+        ));
+        Ok(())
+    }
+
     /// Adds what distribution's `auth` asks for
     fn log_in(&mut self, auth: &Auth) -> Result<(), ComposeError> {
         match auth {
@@ -179,11 +211,12 @@ impl Parts {
                 &"expected one issuer of tokens, got two: take this or `auth.token` away",
             ));
         }
-        let Some(people) = WaysIn::new(self.people.clone(), None) else {
+        if self.people.is_empty() {
             return Err(wrong(
                 &"expected users to issue tokens to, such as those of `auth.htpasswd`, got none",
             ));
-        };
+        }
+        let people = Arc::new(Chain::new(self.people.clone()));
         let realm = match (&config.realm, host) {
             (Some(realm), _) => realm.expose().to_owned(),
             (None, Some(host)) => {
@@ -220,16 +253,15 @@ impl Parts {
             paths.push(path.clone());
         }
         let issuer = Arc::new(TokenIssuer::new(options).map_err(|error| wrong(&error))?);
-        let options = TokenOptions::new(&realm, service, &config.issuer);
-        let own = OwnTokens::new(
-            issuer.clone(),
-            match &config.certificates {
-                Some(path) => options.with_root_certificates(path),
-                None => options,
-            },
-        )
-        .map_err(|error| wrong(&error))?;
-        let mut service = TokenService::builder(issuer, people, authorizer)
+        let own = match &config.certificates {
+            // Tokens then bring the certificate along, which is what they are known by.
+            Some(path) => TokenAuthenticator::new(
+                TokenOptions::new(&realm, service, &config.issuer).with_root_certificates(path),
+            ),
+            None => TokenAuthenticator::of_issuer(issuer.clone(), &realm, service),
+        };
+        let own = Arc::new(own.map_err(|error| wrong(&error))?);
+        let mut service = TokenService::builder(issuer.clone(), people, authorizer)
             .path(&config.path)
             .keys_path(&config.keys_path);
         // A refresh token that is given to some and later taken from none is worse than none.
@@ -237,10 +269,13 @@ impl Parts {
             service = service.accounts(Arc::new(AnyAccounts(self.accounts.clone())));
         }
         self.tokens = Some(service.build());
-        self.bearer = Some(own.authenticator.clone());
+        self.bearer = Some(own.clone());
         self.files
             .push(Reloadable::new("keys of tokens", paths, move || {
-                own.reload().map(|()| None)
+                issuer.reload().map_err(|error| error.to_string())?;
+                own.reload()
+                    .map(|()| None)
+                    .map_err(|error| error.to_string())
             }));
         Ok(())
     }
@@ -257,48 +292,27 @@ impl Parts {
         let (authorizer, explainer): (Arc<dyn Authorizer>, Arc<dyn Authorizer>) =
             match (&self.bearer, knows_people) {
                 (None, _) => (authorizer, explainer),
-                (Some(_), true) => (Arc::new(WithTokens::new(authorizer)), explainer),
+                (Some(_), true) => {
+                    let accounts = Arc::new(AnyAccounts(self.accounts));
+                    (Arc::new(WithTokens::new(authorizer, accounts)), explainer)
+                }
                 (Some(_), false) => (Arc::new(Granted), Arc::new(Granted)),
             };
+        // Tokens first: where they are taken, clients are asked for them.
+        let ways: Vec<Arc<dyn Authenticator>> =
+            self.bearer.into_iter().chain(self.people).collect();
+        let authenticator: Arc<dyn Authenticator> = match &ways[..] {
+            [] => Arc::new(Anyone),
+            [only] => only.clone(),
+            _ => Arc::new(Chain::new(ways)),
+        };
         Gate {
-            authenticator: WaysIn::new(self.people, self.bearer)
-                .unwrap_or_else(|| Arc::new(Anyone)),
+            authenticator,
             authorizer,
             explainer,
             tokens: self.tokens,
             files: self.files,
         }
-    }
-}
-
-/// The tokens of this registry's own issuer, taken by this registry
-#[derive(Debug)]
-struct OwnTokens {
-    issuer: Arc<TokenIssuer>,
-    authenticator: Arc<TokenAuthenticator>,
-    /// The issuer's public keys, as the authenticator reads them
-    keys: NamedTempFile,
-}
-
-impl OwnTokens {
-    fn new(issuer: Arc<TokenIssuer>, options: TokenOptions) -> Result<Self, String> {
-        let keys = NamedTempFile::new().map_err(|error| error.to_string())?;
-        fs::write(keys.path(), issuer.jwks()).map_err(|error| error.to_string())?;
-        let options = options.with_jwks(keys.path());
-        let authenticator = TokenAuthenticator::new(options).map_err(|error| error.to_string())?;
-        Ok(Self {
-            issuer,
-            authenticator: Arc::new(authenticator),
-            keys,
-        })
-    }
-
-    fn reload(&self) -> Result<(), String> {
-        self.issuer.reload().map_err(|error| error.to_string())?;
-        fs::write(self.keys.path(), self.issuer.jwks()).map_err(|error| error.to_string())?;
-        self.authenticator
-            .reload()
-            .map_err(|error| error.to_string())
     }
 }
 
@@ -311,9 +325,13 @@ struct WithTokens {
 }
 
 impl WithTokens {
-    fn new(rules: Arc<dyn Authorizer>) -> Self {
+    fn new(rules: Arc<dyn Authorizer>, accounts: Arc<AnyAccounts>) -> Self {
         // A token cannot add to what its subject may do, and has no tags.
-        let subjects = Arc::new(BySubject::new(rules.clone()));
+        let subjects = Arc::new(ByAccount {
+            accounts,
+            known: rules.clone(),
+            others: BySubject::new(rules.clone()),
+        });
         Self {
             tokens: Both::new(Arc::new(Granted), subjects),
             others: rules,
@@ -332,6 +350,63 @@ impl Authorizer for WithTokens {
             Principal::Token { .. } => self.tokens.authorize(principal, access).await,
             other => self.others.authorize(other, access).await,
         }
+    }
+}
+
+/// Decides about the subject of a token as about the account of that name, with its kind and
+/// roles, where there is one
+#[derive(Debug)]
+struct ByAccount {
+    accounts: Arc<AnyAccounts>,
+    known: Arc<dyn Authorizer>,
+    others: BySubject,
+}
+
+#[async_trait]
+impl Authorizer for ByAccount {
+    async fn authorize(
+        &self,
+        principal: &Principal,
+        access: &Access,
+    ) -> Result<Decision, AuthorizeError> {
+        if let Principal::Token {
+            subject: Some(name),
+            ..
+        } = principal
+        {
+            match self.accounts.account(name, SystemTime::now()).await {
+                Ok(account) => return self.known.authorize(&account, access).await,
+                Err(AuthenticateError::Unavailable { retry_after }) => {
+                    return Err(AuthorizeError {
+                        retry_after,
+                        cause: "the accounts of those who have tokens cannot be asked".to_owned(),
+                    });
+                }
+                Err(_) => {}
+            }
+        }
+        self.others.authorize(principal, access).await
+    }
+}
+
+/// The accounts of several ways to log in
+///
+/// An account is that of the first that has one of this name.
+#[derive(Debug)]
+struct AnyAccounts(Vec<Arc<dyn Accounts>>);
+
+#[async_trait]
+impl Accounts for AnyAccounts {
+    async fn account(&self, name: &str, since: SystemTime) -> Result<Principal, AuthenticateError> {
+        let mut answer = Err(AuthenticateError::Rejected);
+        for accounts in &self.0 {
+            match accounts.account(name, since).await {
+                Ok(principal) => return Ok(principal),
+                Err(AuthenticateError::Rejected) => {}
+                Err(error) => answer = Err(error),
+            }
+        }
+        answer
     }
 }
 

@@ -1,9 +1,9 @@
 //! How the `registry` binary is put together from the crates
 //!
 //! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with a [`gate`]
-//! for one or several [`ways_in`] and for who may do what, by [`rules`] of a file or those of the
+//! for who is let in ([`service_accounts`]) and who may do what, by [`rules`] of a file or those of the
 //! platform ([`acumos`], which ask the store by [`store_tags`]); with tokens of its own
-//! ([`token_key`]) issued at its [`front`]; with [`access_log`], [`logging`] and [`metrics`] to see
+//! ([`token_key`]) issued at its [`front`]; with [`access_log`], [`audit`], [`logging`] and [`metrics`] to see
 //! it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell
 //! others, [`purge`] to remove abandoned uploads, and [`acme`] to get certificates. [`serve`] runs
 //! it, and [`reload`] takes up what changes meanwhile ([`watch`]). [`directory`] fills the embedded
@@ -13,6 +13,7 @@
 pub mod access_log;
 pub mod acme;
 pub mod acumos;
+pub mod audit;
 pub mod compose;
 pub mod config;
 pub mod debug;
@@ -29,7 +30,7 @@ pub mod purge;
 pub mod reload;
 pub mod rules;
 pub mod serve;
+pub mod service_accounts;
 pub mod store_tags;
 pub mod token_key;
 pub mod watch;
-pub mod ways_in;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use registry_auth::Audited;
 use registry_core::event::SourceRecord;
 use registry_http::listener::UnixSocketError;
 use registry_http::notifications::{NotifierError, NotifierOptions, NotifierStats};
@@ -19,6 +20,7 @@ use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLog;
 use crate::acme::{Acme, AcmeError};
+use crate::audit::AuditLog;
 use crate::compose::{self, ComposeError};
 use crate::config::{
     self, Config, ConfigError, Driver, Identity, Network, Warning, hostname, listen_addresses,
@@ -148,7 +150,14 @@ async fn serve_with(
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage: a second registry started by mistake leaves the folder alone.
     let tags = Arc::new(StoreTags::default());
-    let gate = Gate::open(&config, tags.clone())?;
+    let mut gate = Gate::open(&config, tags.clone())?;
+    let audit = match &config.registry.audit {
+        Some(at) => Some(
+            AuditLog::open(at)
+                .map_err(|error| ComposeError::new("registry.access.audit", error))?,
+        ),
+        None => None,
+    };
     let (tls, acme) = tls(config.http.tls.as_ref())?;
     let endpoints = compose::endpoints(&config.notifications)?;
     let health_options = compose::health_options(&config.health)?;
@@ -182,6 +191,11 @@ async fn serve_with(
         None => NotifierStats::default(),
     });
 
+    gate.authorizer = Arc::new(Audited::new(gate.authorizer, metrics.clone()));
+    let audit = audit.map(|(log, writer)| {
+        gate.authorizer = Arc::new(Audited::new(gate.authorizer.clone(), Arc::new(log)));
+        writer
+    });
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     let writer = config.log.access.then(|| {
         let (log, writer) = AccessLog::with_options(io::stdout(), log_options);
@@ -255,7 +269,7 @@ async fn serve_with(
     if let Some(notifier) = notifier.get() {
         notifier.close(LAST_EVENTS).await;
     }
-    if let Some(writer) = writer {
+    for writer in writer.into_iter().chain(audit) {
         writer.join();
     }
     Ok(())

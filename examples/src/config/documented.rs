@@ -381,6 +381,15 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("registry.limits.addresses.requests", "100/m", Honoured),
     ("registry.limits.addresses.failures", "100/m", Honoured),
     ("registry.limits.addresses.pulls", "100/m", Honoured),
+    ("registry.auth.accounts.realm", "Builds", Honoured),
+    ("registry.auth.accounts.path", "/elsewhere", Honoured),
+    ("registry.auth.certificates.name", "dns", Honoured),
+    ("registry.auth.certificates.kind", "service", Honoured),
+    (
+        "registry.auth.certificates.rolesfromunits",
+        "true",
+        Honoured,
+    ),
     ("registry.tokens.issuer", "auth.example.com", Honoured),
     ("registry.tokens.services", "[one, two]", Honoured),
     (
@@ -537,6 +546,14 @@ const BESIDE: &[(&str, &[(&str, &str)])] = &[
             ("registry.access.acumos.file", "/f"),
             ("registry.auth.acumos.secrets", "both"),
         ],
+    ),
+    (
+        "registry.auth.accounts",
+        &[("registry.auth.accounts.path", "/p")],
+    ),
+    (
+        "registry.auth.certificates",
+        &[("registry.auth.certificates.kind", "user")],
     ),
     (
         "registry.tokens",

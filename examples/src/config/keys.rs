@@ -521,6 +521,18 @@ pub(crate) const KEYS: &[Key] = &[
         Number,
         Differently("with `services`"),
     ),
+    key("registry.auth.accounts.{realm,path}", Text, Honoured),
+    key(
+        "registry.auth.certificates.name",
+        Choice(&["commonname", "dns", "email", "uri"]),
+        Honoured,
+    ),
+    key(
+        "registry.auth.certificates.kind",
+        Choice(&["user", "service"]),
+        Honoured,
+    ),
+    key("registry.auth.certificates.rolesfromunits", Flag, Honoured),
     key("registry.access.hide", Flag, Honoured),
     key(
         "registry.access.audit",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use regex::Regex;
+use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
 use super::acumos;
 use super::limits;
@@ -15,9 +16,9 @@ use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
-    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, Secret, StorageCheck,
-    TcpCheck, Tls, TlsVersion, Token, UploadPurge, Warning,
+    AccountsFile, Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck,
+    Formatter, Health, HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace,
+    Secret, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -627,6 +628,17 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
     let access = section.section("access");
     own.access_rules = access.text("rules")?.map(PathBuf::from);
     own.acumos = acumos::read(&access, &section.section("auth"))?;
+    let auth = section.section("auth");
+    let accounts = auth.section("accounts");
+    if accounts.node.is_some() {
+        own.accounts = Some(AccountsFile {
+            realm: accounts
+                .text("realm")?
+                .unwrap_or_else(|| "Registry".to_owned()),
+            path: accounts.needed_text("path")?.into(),
+        });
+    }
+    own.certificates = certificates(&auth.section("certificates"))?;
     if let Some(hide) = access.flag("hide")? {
         own.hide = hide;
     }
@@ -644,4 +656,29 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
         own.reload_interval = interval;
     }
     Ok(())
+}
+
+fn certificates(section: &Section<'_>) -> Result<Option<CertificateOptions>, Problem> {
+    if section.node.is_none() {
+        return Ok(None);
+    }
+    let mut options = CertificateOptions::default();
+    if let Some(name) = section.text("name")? {
+        options.name = match name.to_ascii_lowercase().as_str() {
+            "dns" => CertificateName::Dns,
+            "email" => CertificateName::Email,
+            "uri" => CertificateName::Uri,
+            _ => CertificateName::CommonName,
+        };
+    }
+    if let Some(kind) = section.text("kind")? {
+        options.kind = match kind.eq_ignore_ascii_case("service") {
+            true => CertificateKind::Service,
+            false => CertificateKind::User,
+        };
+    }
+    if let Some(are_roles) = section.flag("rolesfromunits")? {
+        options.roles_from_units = are_roles;
+    }
+    Ok(Some(options))
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -463,7 +464,19 @@ fn own(config: &Config) -> Out {
         ("limits", limits::out(&own.limits)),
         (
             "auth",
-            Out::some([("acumos", own.acumos.as_ref().and_then(acumos::auth))]),
+            Out::some([
+                ("acumos", own.acumos.as_ref().and_then(acumos::auth)),
+                (
+                    "accounts",
+                    own.accounts.as_ref().map(|accounts| {
+                        Out::map([
+                            ("realm", Out::text(&accounts.realm)),
+                            ("path", Out::path(&accounts.path)),
+                        ])
+                    }),
+                ),
+                ("certificates", own.certificates.as_ref().map(certificates)),
+            ]),
         ),
         (
             "notifications",
@@ -487,6 +500,28 @@ fn own(config: &Config) -> Out {
         entries.push(("tokens".to_owned(), tokens::out(tokens)));
     }
     sections
+}
+
+fn certificates(options: &CertificateOptions) -> Out {
+    Out::map([
+        (
+            "name",
+            Out::text(match options.name {
+                CertificateName::Dns => "dns",
+                CertificateName::Email => "email",
+                CertificateName::Uri => "uri",
+                _ => "commonname",
+            }),
+        ),
+        (
+            "kind",
+            Out::text(match options.kind {
+                CertificateKind::Service => "service",
+                _ => "user",
+            }),
+        ),
+        ("rolesfromunits", Out::Flag(options.roles_from_units)),
+    ])
 }
 
 /// The table of keys in Markdown, key by key what is supported

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use registry_auth::CertificateOptions;
 
 use super::{Acumos, Headers, Limits, Secret, Tokens, Url};
 
@@ -514,6 +515,10 @@ pub struct Own {
     pub access_rules: Option<PathBuf>,
     /// The rules of the Acumos platform; with a file of rules too, both must allow
     pub acumos: Option<Acumos>,
+    /// Programs with secrets of their own
+    pub accounts: Option<AccountsFile>,
+    /// How clients are known by their certificates, if they are
+    pub certificates: Option<CertificateOptions>,
     /// Whether what someone may not pull looks to them as if it did not exist; by default it is
     /// said that they may not
     pub hide: bool,
@@ -547,6 +552,8 @@ impl Default for Own {
             trusted_proxies: loopback.to_vec(),
             access_rules: None,
             acumos: None,
+            accounts: None,
+            certificates: None,
             hide: false,
             audit: None,
             limits: Limits::default(),
@@ -556,6 +563,15 @@ impl Default for Own {
             reload_interval: Duration::from_secs(10),
         }
     }
+}
+
+/// `registry.auth.accounts`: programs with secrets of their own
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountsFile {
+    /// What the challenge calls this registry
+    pub realm: String,
+    /// The file
+    pub path: PathBuf,
 }
 
 /// `registry.access.audit`: where each decision is written down, a JSON object a line

@@ -147,6 +147,65 @@ fn tokens_are_asked_for_and_used() {
 }
 
 #[test]
+fn a_program_logs_in_and_each_decision_is_written_down() {
+    let site = Site::new();
+    site.user("ada", "ada's", 4);
+    // `printf %s abc | sha256sum`
+    site.write(
+        "accounts.yml",
+        "accounts: [{name: build, roles: [pusher], secret: \
+         'sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'}]",
+    );
+    site.write(
+        "rules.yml",
+        "rules: [{name: pushers, effect: allow, subjects: ['role:pusher'], repositories: ['**'], \
+         actions: [pull, push]}]",
+    );
+    let config = CONFIG
+        .replace("$ADDRESS", &free_address())
+        .replace(
+            "$SITE/rules.yml}",
+            "$SITE/rules.yml, audit: $SITE/decisions.jsonl}",
+        )
+        .replace(
+            "registry:\n",
+            "registry:\n  auth: {accounts: {path: $SITE/accounts.yml}}\n",
+        );
+    let server = site.serve_with(&config);
+    let address = &server.address;
+    // By its secret, and by a token, with its roles either way.
+    Peer::plain(address)
+        .user("build", "abc")
+        .push_image("team/app", "latest", 1);
+    let build = token(ask(
+        address,
+        "repository:team/app:pull,push",
+        Some(("build", "abc")),
+    ));
+    let uploads = "/v2/team/app/blobs/uploads/";
+    with_token(address, "POST", uploads, &build).expect(&[202]);
+    let ada = Peer::plain(address).user("ada", "ada's");
+    ada.request("POST", uploads).expect(&[403]);
+    ask(address, "repository:team/app:pull", Some(("build", "abd"))).expect(&[401]);
+
+    server.stop();
+    let log = fs::read_to_string(site.path("decisions.jsonl")).expect("decisions");
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let last = lines.last().expect("a decision");
+    assert_eq!(last["principal"]["name"], "ada", "{last}");
+    assert_eq!(
+        (&last["allow"], &last["rule"]),
+        (&Value::from(false), &Value::from("default"))
+    );
+    assert!(last["request"].is_string(), "{last}");
+    assert!(lines.iter().any(|line| line["rule"] == "pushers"), "{log}");
+    assert!(!log.contains(&build) && !log.contains("abc"), "{log}");
+}
+
+#[test]
 fn skopeo_logs_in_pushes_and_pulls() {
     let (site, server) = start();
     let home = Home::new();

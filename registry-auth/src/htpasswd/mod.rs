@@ -68,6 +68,7 @@ pub(crate) use self::checker::Checker;
 pub(crate) use self::hash::{Hash, HashError};
 pub(crate) use self::lanes::Verdict;
 
+pub(crate) use self::entry::check_user;
 pub use self::entry::{Entry, EntryError, MAX_USER};
 pub use self::file::{File, LoadError, MAX_SIZE, ParseError, SaveError};
 pub use self::hash::{MAX_COST, MAX_PASSWORD, MIN_COST};

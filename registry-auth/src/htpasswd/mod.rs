@@ -70,6 +70,7 @@ use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Cr
 use crate::challenge::Quoted;
 use crate::principal::Principal;
 
+pub(crate) use self::entry::check_user;
 pub use self::entry::{Entry, EntryError, MAX_USER};
 pub use self::file::{File, LoadError, MAX_SIZE, ParseError, SaveError};
 pub use self::hash::{MAX_COST, MAX_PASSWORD, MIN_COST};

@@ -63,11 +63,6 @@ use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Cr
 use crate::challenge::Quoted;
 use crate::principal::Principal;
 
-pub(crate) use self::account::Account;
-pub(crate) use self::checker::Checker;
-pub(crate) use self::hash::{Hash, HashError};
-pub(crate) use self::lanes::Verdict;
-
 pub(crate) use self::entry::check_user;
 pub use self::entry::{Entry, EntryError, MAX_USER};
 pub use self::file::{File, LoadError, MAX_SIZE, ParseError, SaveError};

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use registry_auth::Audited;
 use registry_core::event::SourceRecord;
 use registry_http::listener::UnixSocketError;
 use registry_http::notifications::{NotifierError, NotifierOptions, NotifierStats};
@@ -19,18 +20,22 @@ use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLog;
 use crate::acme::{Acme, AcmeError};
-use crate::compose::{self, ComposeError, Gate};
+use crate::audit::AuditLog;
+use crate::compose::{self, ComposeError};
 use crate::config::{
     self, Config, ConfigError, Driver, Identity, Network, Warning, hostname, listen_addresses,
     variables,
 };
 use crate::debug::DebugService;
+use crate::front::Front;
+use crate::gate::{self, Gate};
 use crate::health::{Health, HealthError};
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::notifier::LateNotifier;
 use crate::purge;
 use crate::reload::Reloader;
+use crate::store_tags::StoreTags;
 
 /// How long the events of the last requests may take to be delivered at the end
 ///
@@ -144,7 +149,15 @@ async fn serve_with(
 ) -> Result<(), ServeError> {
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage: a second registry started by mistake leaves the folder alone.
-    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())?;
+    let tags = Arc::new(StoreTags::default());
+    let mut gate = Gate::open(&config, tags.clone())?;
+    let audit = match &config.registry.audit {
+        Some(at) => Some(
+            AuditLog::open(at)
+                .map_err(|error| ComposeError::new("registry.access.audit", error))?,
+        ),
+        None => None,
+    };
     let (tls, acme) = tls(config.http.tls.as_ref())?;
     let endpoints = compose::endpoints(&config.notifications)?;
     let health_options = compose::health_options(&config.health)?;
@@ -156,6 +169,7 @@ async fn serve_with(
 
     let metrics = Arc::new(Metrics::new(compose::driver_name(&config.storage.driver)));
     let store = compose::open_store(&config.storage, metrics.clone())?;
+    tags.set(store.clone());
     metrics.watch_hints(store.hint_counts());
     let readiness = Readiness::default();
     let trusted = health_options
@@ -177,6 +191,11 @@ async fn serve_with(
         None => NotifierStats::default(),
     });
 
+    gate.authorizer = Arc::new(Audited::new(gate.authorizer, metrics.clone()));
+    let audit = audit.map(|(log, writer)| {
+        gate.authorizer = Arc::new(Audited::new(gate.authorizer.clone(), Arc::new(log)));
+        writer
+    });
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     let writer = config.log.access.then(|| {
         let (log, writer) = AccessLog::with_options(io::stdout(), log_options);
@@ -189,6 +208,7 @@ async fn serve_with(
         .readiness(readiness.clone())
         .events(events)
         .build();
+    let service = Front::new(service, gate.tokens);
 
     let mut tasks = Tasks::default();
     if let Some(schedule) = compose::purge_schedule(&config.storage) {
@@ -229,7 +249,6 @@ async fn serve_with(
         config,
         tls: tls.clone(),
         gate: gate.files,
-        rules: gate.rules,
         logs,
         notifier: notifier.clone(),
     };
@@ -250,7 +269,7 @@ async fn serve_with(
     if let Some(notifier) = notifier.get() {
         notifier.close(LAST_EVENTS).await;
     }
-    if let Some(writer) = writer {
+    for writer in writer.into_iter().chain(audit) {
         writer.join();
     }
     Ok(())
@@ -380,10 +399,7 @@ fn announce(
     if config.storage.read_only {
         line("read-only: pushes and deletes are refused".to_owned());
     }
-    line(compose::describe_gate(&config.auth));
-    if let Some(rules) = &config.registry.access_rules {
-        line(format!("by the rules in {}", compose::whole(rules)));
-    }
+    gate::describe(config).into_iter().for_each(&mut line);
     if let (Address::Tcp(address), false) = (address, config.storage.read_only) {
         let host = reachable(*address);
         let prefix = config.http.prefix.trim_matches('/');

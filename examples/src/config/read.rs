@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use regex::Regex;
+use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
+use super::acumos;
+use super::limits;
+use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
-    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Origin, Pace, StorageCheck,
-    TcpCheck, Tls, TlsVersion, Token, UploadPurge, Url, Warning,
+    AccountsFile, Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck,
+    Formatter, Health, HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace,
+    Secret, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -35,147 +40,6 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
     }
     own(&root.section("registry"), &mut config.registry)?;
     Ok((config, warnings))
-}
-
-/// A mapping with its path, read key by key; one that is absent is empty
-struct Section<'a> {
-    node: Option<&'a Node>,
-    path: String,
-}
-
-impl<'a> Section<'a> {
-    fn new(node: &'a Node, path: &str) -> Self {
-        Self {
-            node: Some(node),
-            path: path.to_owned(),
-        }
-    }
-
-    fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    fn node(&self, key: &str) -> Option<&'a Node> {
-        self.node?.child(key)
-    }
-
-    /// A section below
-    fn section(&self, key: &str) -> Self {
-        Self {
-            node: self.node(key),
-            path: self.path(key),
-        }
-    }
-
-    /// The sections of a list
-    fn sections(&self, key: &str) -> Vec<Self> {
-        let items = self.node(key).map(Node::items).unwrap_or_default();
-        items
-            .iter()
-            .enumerate()
-            .map(|(index, node)| {
-                let path = self.path(&format!("{key}[{}]", node.label(index)));
-                Self::new(node, &path)
-            })
-            .collect()
-    }
-
-    fn read<T>(
-        &self,
-        key: &str,
-        read: impl FnOnce(&Node) -> Result<T, Problem>,
-    ) -> Result<Option<T>, Problem> {
-        self.node(key)
-            .map(|node| read(node).map_err(|problem| problem.of(&self.path(key))))
-            .transpose()
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>, Problem> {
-        self.read(key, value::flag)
-    }
-
-    fn number(&self, key: &str) -> Result<Option<i64>, Problem> {
-        self.read(key, value::number)
-    }
-
-    fn duration(&self, key: &str) -> Result<Option<Duration>, Problem> {
-        self.read(key, value::duration)
-    }
-
-    /// A duration that something happens once in; zero is what is not set, as in distribution
-    fn interval(&self, key: &str) -> Result<Option<Duration>, Problem> {
-        Ok(self.duration(key)?.filter(|duration| !duration.is_zero()))
-    }
-
-    /// Text; an empty one is what is not set, as in distribution
-    fn text(&self, key: &str) -> Result<Option<String>, Problem> {
-        Ok(self.read(key, value::text)?.filter(|text| !text.is_empty()))
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<String>, Problem> {
-        Ok(self.read(key, value::texts)?.unwrap_or_default())
-    }
-
-    fn paths(&self, key: &str) -> Result<Vec<PathBuf>, Problem> {
-        Ok(self.texts(key)?.into_iter().map(PathBuf::from).collect())
-    }
-
-    fn headers(&self, key: &str) -> Result<Headers, Problem> {
-        Ok(self.read(key, value::headers)?.unwrap_or_default())
-    }
-
-    fn url(&self, key: &str) -> Result<Option<Url>, Problem> {
-        self.text(key)?
-            .map(|text| {
-                text.parse().map_err(|error: String| {
-                    self.problem(key, format!("expected a URL, but it is {error}"))
-                })
-            })
-            .transpose()
-    }
-
-    /// A number of times, of which there is at least one; zero is what is not set
-    fn times(&self, key: &str) -> Result<Option<u32>, Problem> {
-        self.number(key)?
-            .filter(|number| *number != 0)
-            .map(|number| {
-                u32::try_from(number).map_err(|_| {
-                    self.problem(key, format!("expected a number of times, got {number}"))
-                })
-            })
-            .transpose()
-    }
-
-    /// What must be there
-    fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, Problem> {
-        value.ok_or_else(|| Problem {
-            origin: self.origin(key),
-            text: format!("`{}` needs `{key}`, which is not set", self.path),
-        })
-    }
-
-    fn needed_text(&self, key: &str) -> Result<String, Problem> {
-        let text = self.text(key)?;
-        self.needed(key, text)
-    }
-
-    /// What is wrong with a value
-    fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
-        Problem {
-            origin: self.origin(key),
-            text: text.into(),
-        }
-        .of(&self.path(key))
-    }
-
-    /// The place of a key, or of the section where it is not
-    fn origin(&self, key: &str) -> Option<Origin> {
-        self.node(key).or(self.node).map(|node| node.origin.clone())
-    }
 }
 
 fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
@@ -330,6 +194,20 @@ fn http(
     if let Some(timeout) = section.interval("draintimeout")? {
         http.drain_timeout = timeout;
     }
+    if let Some(secret) = section.text("secret")? {
+        if secret.len() < LEAST_SECRET {
+            warnings.push(Warning {
+                keys: vec!["http.secret".to_owned()],
+                origin: section.origin("secret"),
+                what: format!(
+                    "it has fewer than {LEAST_SECRET} bytes, which can be guessed; upload \
+                     sessions are sealed with a random one instead, which replicas do not share"
+                ),
+            });
+        } else {
+            http.secret = Some(Secret::Text(secret));
+        }
+    }
     http.tls = tls(&section.section("tls"), warnings)?;
     http.headers = section.headers("headers")?;
     let debug = section.section("debug");
@@ -364,6 +242,9 @@ fn http(
     }
     Ok(())
 }
+
+/// The shortest secret that is taken, in bytes
+const LEAST_SECRET: usize = 16;
 
 /// A path that begins and ends with `/`
 fn path_prefix(text: &str) -> Option<String> {
@@ -744,7 +625,30 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
-    own.access_rules = section.section("access").text("rules")?.map(PathBuf::from);
+    let access = section.section("access");
+    own.access_rules = access.text("rules")?.map(PathBuf::from);
+    own.acumos = acumos::read(&access, &section.section("auth"))?;
+    let auth = section.section("auth");
+    let accounts = auth.section("accounts");
+    if accounts.node.is_some() {
+        own.accounts = Some(AccountsFile {
+            realm: accounts
+                .text("realm")?
+                .unwrap_or_else(|| "Registry".to_owned()),
+            path: accounts.needed_text("path")?.into(),
+        });
+    }
+    own.certificates = certificates(&auth.section("certificates"))?;
+    if let Some(hide) = access.flag("hide")? {
+        own.hide = hide;
+    }
+    own.audit = access.text("audit")?.map(|at| match at.as_str() {
+        "stdout" => Audit::Stdout,
+        "stderr" => Audit::Stderr,
+        _ => Audit::File(at.into()),
+    });
+    own.limits = limits::read(&section.section("limits"))?;
+    own.tokens = tokens::read(&section.section("tokens"))?;
     if let Some(delay) = section.duration("draindelay")? {
         own.drain_delay = delay;
     }
@@ -752,4 +656,29 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
         own.reload_interval = interval;
     }
     Ok(())
+}
+
+fn certificates(section: &Section<'_>) -> Result<Option<CertificateOptions>, Problem> {
+    if section.node.is_none() {
+        return Ok(None);
+    }
+    let mut options = CertificateOptions::default();
+    if let Some(name) = section.text("name")? {
+        options.name = match name.to_ascii_lowercase().as_str() {
+            "dns" => CertificateName::Dns,
+            "email" => CertificateName::Email,
+            "uri" => CertificateName::Uri,
+            _ => CertificateName::CommonName,
+        };
+    }
+    if let Some(kind) = section.text("kind")? {
+        options.kind = match kind.eq_ignore_ascii_case("service") {
+            true => CertificateKind::Service,
+            false => CertificateKind::User,
+        };
+    }
+    if let Some(are_roles) = section.flag("rolesfromunits")? {
+        options.roles_from_units = are_roles;
+    }
+    Ok(Some(options))
 }

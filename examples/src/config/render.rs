@@ -3,14 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::acumos;
 use super::keys::{Fate, KEYS, expand};
+use super::limits;
 use super::secret::HIDDEN;
+use super::tokens;
 use super::{
-    Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health, Http,
-    Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Audit, Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health,
+    Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -92,7 +96,7 @@ pub(crate) fn yaml(config: &Config) -> String {
 }
 
 /// What can be written
-enum Out {
+pub(super) enum Out {
     Flag(bool),
     Number(u64),
     Text(String),
@@ -101,7 +105,7 @@ enum Out {
 }
 
 impl Out {
-    fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
+    pub(super) fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -111,7 +115,7 @@ impl Out {
     }
 
     /// A map of those entries that there are
-    fn some<const N: usize>(entries: [(&str, Option<Self>); N]) -> Self {
+    pub(super) fn some<const N: usize>(entries: [(&str, Option<Self>); N]) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -120,28 +124,28 @@ impl Out {
         )
     }
 
-    fn number(number: impl Into<u64>) -> Self {
+    pub(super) fn number(number: impl Into<u64>) -> Self {
         Self::Number(number.into())
     }
 
-    fn text(text: impl Into<String>) -> Self {
+    pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    fn path(path: &Path) -> Self {
+    pub(super) fn path(path: &Path) -> Self {
         Self::Text(path.display().to_string())
     }
 
-    fn duration(value: Duration) -> Self {
+    pub(super) fn duration(value: Duration) -> Self {
         Self::Text(duration::format(value))
     }
 
-    fn texts(texts: &[String]) -> Self {
+    pub(super) fn texts(texts: &[String]) -> Self {
         Self::List(texts.iter().map(Self::text).collect())
     }
 
     /// Header fields; `shown` is whether their values are
-    fn headers(headers: &Headers, shown: bool) -> Self {
+    pub(super) fn headers(headers: &Headers, shown: bool) -> Self {
         let mut entries: Vec<(String, Self)> = Vec::new();
         for (name, value) in headers.iter() {
             let value = Self::text(if shown { value } else { HIDDEN });
@@ -299,6 +303,7 @@ fn http(http: &Http) -> Out {
         ("prefix", Some(Out::text(&http.prefix))),
         ("relativeurls", Some(Out::Flag(http.relative_urls))),
         ("draintimeout", Some(Out::duration(http.drain_timeout))),
+        ("secret", http.secret.as_ref().map(|_| Out::text(HIDDEN))),
         ("tls", http.tls.as_ref().map(tls)),
         ("headers", Some(Out::headers(&http.headers, true))),
         ("debug", debug),
@@ -436,13 +441,42 @@ fn own(config: &Config) -> Out {
         .trusted_proxies
         .iter()
         .map(|net| Out::text(net.to_string()));
-    Out::map([
+    let mut sections = Out::map([
         ("manifestlimit", Out::number(own.manifest_limit as u64)),
         ("trustedproxies", Out::List(proxies.collect())),
         ("draindelay", Out::duration(own.drain_delay)),
         (
             "access",
-            Out::some([("rules", own.access_rules.as_deref().map(Out::path))]),
+            Out::some([
+                ("rules", own.access_rules.as_deref().map(Out::path)),
+                ("acumos", own.acumos.as_ref().map(acumos::access)),
+                ("hide", Some(Out::Flag(own.hide))),
+                (
+                    "audit",
+                    own.audit.as_ref().map(|audit| match audit {
+                        Audit::File(path) => Out::path(path),
+                        Audit::Stderr => Out::text("stderr"),
+                        Audit::Stdout => Out::text("stdout"),
+                    }),
+                ),
+            ]),
+        ),
+        ("limits", limits::out(&own.limits)),
+        (
+            "auth",
+            Out::some([
+                ("acumos", own.acumos.as_ref().and_then(acumos::auth)),
+                (
+                    "accounts",
+                    own.accounts.as_ref().map(|accounts| {
+                        Out::map([
+                            ("realm", Out::text(&accounts.realm)),
+                            ("path", Out::path(&accounts.path)),
+                        ])
+                    }),
+                ),
+                ("certificates", own.certificates.as_ref().map(certificates)),
+            ]),
         ),
         (
             "notifications",
@@ -461,6 +495,32 @@ fn own(config: &Config) -> Out {
             "reload",
             Out::map([("interval", Out::duration(own.reload_interval))]),
         ),
+    ]);
+    if let (Out::Map(entries), Some(tokens)) = (&mut sections, &own.tokens) {
+        entries.push(("tokens".to_owned(), tokens::out(tokens)));
+    }
+    sections
+}
+
+fn certificates(options: &CertificateOptions) -> Out {
+    Out::map([
+        (
+            "name",
+            Out::text(match options.name {
+                CertificateName::Dns => "dns",
+                CertificateName::Email => "email",
+                CertificateName::Uri => "uri",
+                _ => "commonname",
+            }),
+        ),
+        (
+            "kind",
+            Out::text(match options.kind {
+                CertificateKind::Service => "service",
+                _ => "user",
+            }),
+        ),
+        ("rolesfromunits", Out::Flag(options.roles_from_units)),
     ])
 }
 

@@ -18,6 +18,7 @@
 //! | `registry_storage_bytes_total` | counter | `driver`, `action` | |
 //! | `registry_storage_uploads_open` | gauge | `driver` | |
 //! | `registry_storage_cache_total` | counter | `type` (`Request`, `Hit`, `Miss`) | yes; what is cached differs |
+//! | `registry_access_decisions_total` | counter | `rule`, `outcome` (`allow`, `deny`, `unknown`) | |
 //! | `registry_notifications_events_total` | counter | `type`, `endpoint` | yes |
 //! | `registry_notifications_pending_total` | gauge | `endpoint` | yes |
 //! | `registry_notifications_status_total` | counter | `code`, `endpoint` | yes |
@@ -58,6 +59,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use registry_auth::{Audit, AuditRecord};
 use registry_http::notifications::NotifierStats;
 use registry_http::{AccessRecord, Observer};
 use registry_storage::{HintCounts, StorageCall, StorageObserver, StorageOutcome, StorageReport};
@@ -112,6 +114,7 @@ pub struct Metrics {
     operations: Family<OperationLabels, Counter>,
     operation_durations: Family<OperationLabel, Histogram, fn() -> Histogram>,
     incomplete: Counter,
+    decisions: Family<DecisionLabels, Counter>,
     /// By [`StorageCall`], so that a call is counted without looking for its labels
     storage: Vec<CallMetrics>,
     uploads_open: Gauge,
@@ -155,6 +158,12 @@ struct OperationLabel {
 struct OperationLabels {
     operation: &'static str,
     code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    rule: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -234,6 +243,13 @@ impl Metrics {
             incomplete.clone(),
         );
 
+        let decisions = Family::default();
+        registry.register(
+            "registry_access_decisions",
+            "Decisions about who may do what",
+            decisions.clone(),
+        );
+
         let calls = Family::<OutcomeLabels, Counter>::default();
         let bytes = Family::<ActionLabels, Counter>::default();
         let actions = Family::<ActionLabels, Histogram, _>::new_with_constructor(
@@ -305,6 +321,7 @@ impl Metrics {
             operations,
             operation_durations,
             incomplete,
+            decisions,
             storage,
             uploads_open: uploads_open.get_or_create_owned(&DriverLabel {
                 driver: driver.to_owned(),
@@ -379,6 +396,20 @@ impl Observer for Metrics {
         if !record.complete {
             self.incomplete.inc();
         }
+    }
+}
+
+impl Audit for Metrics {
+    fn decided(&self, record: &AuditRecord<'_>) {
+        // Rules have names that the operator chose: there are as many as rules.
+        let (rule, outcome) = match record.outcome {
+            Ok(decision) if decision.is_allow() => (decision.rule(), "allow"),
+            Ok(decision) => (decision.rule(), "deny"),
+            Err(_) => (NONE, "unknown"),
+        };
+        let rule = rule.to_owned();
+        let labels = DecisionLabels { rule, outcome };
+        self.decisions.get_or_create(&labels).inc();
     }
 }
 

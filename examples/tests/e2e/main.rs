@@ -4,6 +4,7 @@
 //! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
 
 mod access;
+mod acumos;
 mod auth_request;
 mod clients;
 mod configs;
@@ -19,4 +20,5 @@ mod scrape;
 mod secrets;
 mod support;
 mod tls;
+mod tokens;
 mod webhooks;

@@ -65,12 +65,12 @@ use crate::principal::Principal;
 
 pub(crate) use self::account::Account;
 pub(crate) use self::checker::Checker;
-pub(crate) use self::hash::{Hash, HashError};
-pub(crate) use self::lanes::Verdict;
-
+pub(crate) use self::entry::check_user;
 pub use self::entry::{Entry, EntryError, MAX_USER};
 pub use self::file::{File, LoadError, MAX_SIZE, ParseError, SaveError};
+pub(crate) use self::hash::{Hash, HashError};
 pub use self::hash::{MAX_COST, MAX_PASSWORD, MIN_COST};
+pub(crate) use self::lanes::Verdict;
 
 /// Knows the users of a file by their passwords
 ///

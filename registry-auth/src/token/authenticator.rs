@@ -16,6 +16,8 @@ use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Cr
 use crate::principal::Principal;
 use crate::token::algorithm::SigningAlgorithm;
 use crate::token::claims::Claims;
+use crate::token::issuer::TokenIssuer;
+use crate::token::key::PublicKey;
 use crate::token::scope::{Scope, quotable};
 use crate::token::trust::TrustError;
 use crate::token::verifier::{TokenVerifier, seconds};
@@ -66,6 +68,9 @@ pub struct TokenOptions {
     /// How much the clocks of issuer and registry may differ; by default a minute, as in
     /// distribution
     pub leeway: Duration,
+    /// How long ago a token may have expired that is still told apart from one that never was
+    /// good, as [`AuthenticateError::Expired`]; by default a day
+    pub expired_for: Duration,
 }
 
 impl TokenOptions {
@@ -83,6 +88,7 @@ impl TokenOptions {
             jwks: None,
             algorithms: SigningAlgorithm::ALL.to_vec(),
             leeway: Duration::from_secs(60),
+            expired_for: Duration::from_secs(24 * 60 * 60),
         }
     }
 
@@ -114,6 +120,13 @@ impl TokenOptions {
         self
     }
 
+    /// Sets how long expired tokens are told apart from others
+    #[must_use]
+    pub fn with_expired_for(mut self, time: Duration) -> Self {
+        self.expired_for = time;
+        self
+    }
+
     fn check(&self) -> Result<(), TokenSetupError> {
         let host = ["https://", "http://"]
             .iter()
@@ -138,10 +151,11 @@ impl TokenOptions {
         if self.algorithms.is_empty() {
             return Err(TokenSetupError::NoAlgorithm);
         }
-        if self.root_certificates.is_none() && self.jwks.is_none() {
-            return Err(TokenSetupError::NoKeys);
-        }
         Ok(())
+    }
+
+    fn has_keys(&self) -> bool {
+        self.root_certificates.is_some() || self.jwks.is_some()
     }
 }
 
@@ -173,11 +187,15 @@ impl TokenOptions {
 /// ```
 pub struct TokenAuthenticator {
     options: TokenOptions,
+    /// The issuer whose keys are trusted, where that is one of this process
+    issuer: Option<Arc<TokenIssuer>>,
     current: ArcSwap<Current>,
 }
 
 /// The keys in force, and what was verified with them
 struct Current {
+    /// The keys of the issuer of this process
+    keys: Option<Arc<[Arc<PublicKey>]>>,
     verifier: TokenVerifier,
     verified: Cache<[u8; 32], Arc<Verified>, Weight>,
 }
@@ -207,26 +225,104 @@ impl TokenAuthenticator {
     /// [`TokenSetupError`] says which option or file is wrong, and what was expected.
     pub fn new(options: TokenOptions) -> Result<Self, TokenSetupError> {
         options.check()?;
-        let current = ArcSwap::from_pointee(Current::load(&options)?);
-        Ok(Self { options, current })
+        if !options.has_keys() {
+            return Err(TokenSetupError::NoKeys);
+        }
+        let current = ArcSwap::from_pointee(Current::load(&options, None)?);
+        Ok(Self {
+            options,
+            issuer: None,
+            current,
+        })
+    }
+
+    /// Accepts the tokens of an issuer of this process
+    ///
+    /// Its public keys are trusted as they are at each moment, its former ones too: when it
+    /// [reloads](TokenIssuer::reload) them, nothing has to be done here. No file is read.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenSetupError::Realm`] for a realm that is no address, and
+    /// [`TokenSetupError::ServiceOfOther`] for a service that the issuer has no tokens for.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use registry_auth::TokenAuthenticator;
+    /// use registry_auth::token::{IssuerOptions, TokenIssuer};
+    ///
+    /// let options = IssuerOptions::new("registry.example", "registry.example", "/etc/registry/token.key");
+    /// let issuer = Arc::new(TokenIssuer::new(options)?);
+    /// let authenticator =
+    ///     TokenAuthenticator::of_issuer(issuer, "https://registry.example/token", "registry.example")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn of_issuer(
+        issuer: Arc<TokenIssuer>,
+        realm: impl Into<String>,
+        service: impl Into<String>,
+    ) -> Result<Self, TokenSetupError> {
+        let options = TokenOptions::new(realm, service, issuer.name());
+        options.check()?;
+        if !issuer.services().contains(&options.service) {
+            return Err(TokenSetupError::ServiceOfOther {
+                known: issuer.services().join("`, `"),
+                got: options.service,
+            });
+        }
+        let current = Current::load(&options, Some(issuer.keys()))?;
+        Ok(Self {
+            options,
+            issuer: Some(issuer),
+            current: ArcSwap::from_pointee(current),
+        })
     }
 
     /// Reads the files of keys again
     ///
     /// From then on tokens of keys that are no longer there are refused. Requests in the middle of
-    /// their work go on. It reads files, so call it where that may block.
+    /// their work go on. It reads files, so call it where that may block. One
+    /// [of an issuer](TokenAuthenticator::of_issuer) has none.
     ///
     /// # Errors
     ///
     /// [`TokenSetupError`] as [`TokenAuthenticator::new`]; the old keys then stay in force.
     pub fn reload(&self) -> Result<(), TokenSetupError> {
-        self.current.store(Arc::new(Current::load(&self.options)?));
+        let keys = self.issuer.as_ref().map(|issuer| issuer.keys());
+        let current = Current::load(&self.options, keys)?;
+        self.current.store(Arc::new(current));
         Ok(())
+    }
+
+    /// What is in force, with the keys that the issuer has by now
+    fn current(&self) -> Arc<Current> {
+        let current = self.current.load_full();
+        let keys = self.issuer.as_ref().map(|issuer| issuer.keys());
+        let is_same = match (&keys, &current.keys) {
+            (Some(now), Some(then)) => Arc::ptr_eq(now, then),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
+            return current;
+        }
+        // One of an issuer has no files, and what reads none cannot fail.
+        match Current::load(&self.options, keys) {
+            Ok(next) => {
+                let next = Arc::new(next);
+                self.current.store(next.clone());
+                next
+            }
+            Err(_) => current,
+        }
     }
 
     /// What a token proves at the time `now`
     fn principal(&self, token: &str, now: SystemTime) -> Result<Principal, AuthenticateError> {
-        let current = self.current.load();
+        let current = self.current();
         let hash: [u8; 32] = Sha256::digest(token).into();
         let second = seconds(now);
         if let Some(known) = current.verified.get(&hash)
@@ -234,12 +330,21 @@ impl TokenAuthenticator {
         {
             return Ok(known.principal.clone());
         }
-        let claims = current.verifier.verify(token, now).map_err(|error| {
-            tracing::debug!(%error, "token refused");
-            AuthenticateError::InvalidToken {
-                reason: error.to_string(),
-            }
-        })?;
+        let expired_for = self.options.expired_for;
+        let claims = current
+            .verifier
+            .examine(token, now, expired_for)
+            .map_err(|refused| {
+                tracing::debug!(error = %refused.error, "token refused");
+                match refused.expired {
+                    Some(claims) => AuthenticateError::Expired {
+                        principal: principal(*claims),
+                    },
+                    None => AuthenticateError::InvalidToken {
+                        reason: refused.error.to_string(),
+                    },
+                }
+            })?;
         let expires = current.verifier.end(&claims);
         let verified = Verified {
             principal: principal(claims),
@@ -254,9 +359,17 @@ impl TokenAuthenticator {
 }
 
 impl Current {
-    fn load(options: &TokenOptions) -> Result<Self, TrustError> {
+    fn load(
+        options: &TokenOptions,
+        keys: Option<Arc<[Arc<PublicKey>]>>,
+    ) -> Result<Self, TrustError> {
+        let audience = options.service.clone();
         Ok(Self {
-            verifier: TokenVerifier::new(options)?,
+            verifier: match &keys {
+                Some(keys) => TokenVerifier::of_keys(&options.issuer, audience, keys),
+                None => TokenVerifier::new(options)?,
+            },
+            keys,
             verified: Cache::with_weighter(1024, REMEMBERED, Weight),
         })
     }
@@ -343,6 +456,14 @@ pub enum TokenSetupError {
     /// The name of the service cannot be sent in a header
     #[error("expected a service name of printable ASCII characters, got `{got}`")]
     Service {
+        /// What came
+        got: String,
+    },
+    /// The issuer has no tokens for the service
+    #[error("expected a service of the issuer, which are `{known}`, got `{got}`")]
+    ServiceOfOther {
+        /// The services of the issuer
+        known: String,
         /// What came
         got: String,
     },

@@ -30,6 +30,8 @@ pub(super) struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     by_id: HashMap<String, Arc<PublicKey>>,
     by_thumbprint: HashMap<String, Arc<PublicKey>>,
+    /// Whether it is the keys alone that are trusted, whatever certificates come with them
+    keys_alone: bool,
 }
 
 impl Trust {
@@ -61,6 +63,7 @@ impl Trust {
         Self {
             by_id: by_thumbprint.clone(),
             by_thumbprint,
+            keys_alone: true,
             ..Self::default()
         }
     }
@@ -117,6 +120,13 @@ impl Trust {
         };
         let leaf = EndEntityCert::try_from(first)
             .map_err(|error| format!("a certificate in it cannot be read ({error:?})"))?;
+        if self.keys_alone {
+            let key = PublicKey::from_spki(&leaf.subject_public_key_info())
+                .map_err(|error| error.to_string())?;
+            let known = self.by_thumbprint.get(key.thumbprint()).cloned();
+            return known
+                .ok_or_else(|| "the key of its certificate is not among those trusted".to_owned());
+        }
         if self.roots.contains(first) {
             check_dates(&leaf, &self.anchors, now)
         } else {

@@ -90,6 +90,34 @@ impl TokenVerifier {
     ///
     /// [`TokenError`] says what is wrong with it.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
+        let claims = self.signed(token, now)?;
+        self.check(&claims, seconds(now))?;
+        Ok(claims)
+    }
+
+    /// As [`TokenVerifier::verify`], and what a token says that was good until it expired, if that is
+    /// not longer ago than `expired_for`
+    pub(super) fn examine(
+        &self,
+        token: &str,
+        now: SystemTime,
+        expired_for: Duration,
+    ) -> Result<Claims, Refused> {
+        let claims = self.signed(token, now)?;
+        let now = seconds(now);
+        let Err(error) = self.check(&claims, now) else {
+            return Ok(claims);
+        };
+        let lately =
+            |late: i64| u64::try_from(late).is_ok_and(|late| late <= expired_for.as_secs());
+        let is_lately = matches!(error, TokenError::Expired { late } if lately(late));
+        // One that begins after its end was never good.
+        let expired = (is_lately && self.check_begin(&claims, now).is_ok()).then(|| claims.into());
+        Err(Refused { error, expired })
+    }
+
+    /// The claims of a token that is signed with a trusted key
+    fn signed(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::TooLarge {
                 length: token.len(),
@@ -128,9 +156,7 @@ impl TokenVerifier {
         if !key.verifies(algorithm, message, signature) {
             return Err(TokenError::Signature);
         }
-        let claims: Claims = decode(claims).map_err(malformed("claims"))?;
-        self.check(&claims, seconds(now))?;
-        Ok(claims)
+        decode(claims).map_err(malformed("claims"))
     }
 
     /// The last second at which verified claims are accepted
@@ -163,6 +189,10 @@ impl TokenVerifier {
         if late > leeway {
             return Err(TokenError::Expired { late });
         }
+        self.check_begin(claims, now)
+    }
+
+    fn check_begin(&self, claims: &Claims, now: i64) -> Result<(), TokenError> {
         let begins = [claims.not_before, claims.issued_at];
         let early = begins
             .into_iter()
@@ -170,8 +200,23 @@ impl TokenVerifier {
             .map(|begin| begin.saturating_sub(now))
             .max();
         match early {
-            Some(early) if early > leeway => Err(TokenError::NotYetValid { early }),
+            Some(early) if early > self.leeway() => Err(TokenError::NotYetValid { early }),
             _ => Ok(()),
+        }
+    }
+}
+
+/// Why a token is not accepted, and what it says if it was good until it expired
+pub(super) struct Refused {
+    pub(super) error: TokenError,
+    pub(super) expired: Option<Box<Claims>>,
+}
+
+impl From<TokenError> for Refused {
+    fn from(error: TokenError) -> Self {
+        Self {
+            error,
+            expired: None,
         }
     }
 }

@@ -49,6 +49,24 @@ impl ComposeError {
             problem: problem.to_string(),
         }
     }
+
+    /// The same, where the key is one of the section `section`
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_examples::compose::ComposeError;
+    ///
+    /// let error = ComposeError::new("acumos.file", "expected a file").under("registry.access");
+    /// assert_eq!(error.to_string(), "`registry.access.acumos.file`: expected a file");
+    /// ```
+    #[must_use]
+    pub fn under(self, section: &str) -> Self {
+        Self {
+            key: format!("{section}.{}", self.key),
+            ..self
+        }
+    }
 }
 
 /// Opens the storage that the configuration names, and tells `observer` of each call

@@ -9,6 +9,7 @@
 
 pub mod access_log;
 pub mod acme;
+pub mod acumos;
 pub mod compose;
 pub mod config;
 pub mod debug;
@@ -21,4 +22,5 @@ pub mod purge;
 pub mod reload;
 pub mod rules;
 pub mod serve;
+pub mod store_tags;
 pub mod watch;

@@ -11,6 +11,7 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub mod acumos;
 #[cfg(test)]
 mod documented;
 mod duration;
@@ -20,12 +21,14 @@ mod read;
 mod render;
 mod schema;
 mod secret;
+mod section;
 mod sections;
 mod tree;
 mod value;
 
+pub use self::acumos::Acumos;
 pub use self::render::{check, markdown};
-pub use self::secret::{Headers, Url};
+pub use self::secret::{Headers, Secret, Url};
 pub use self::sections::{
     Acme, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
     Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox, Own, Pace,

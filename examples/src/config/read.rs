@@ -7,13 +7,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 use regex::Regex;
 
+use super::acumos;
+use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
-    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Origin, Pace, StorageCheck,
-    TcpCheck, Tls, TlsVersion, Token, UploadPurge, Url, Warning,
+    Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
+    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, StorageCheck, TcpCheck,
+    Tls, TlsVersion, Token, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -35,147 +37,6 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
     }
     own(&root.section("registry"), &mut config.registry)?;
     Ok((config, warnings))
-}
-
-/// A mapping with its path, read key by key; one that is absent is empty
-struct Section<'a> {
-    node: Option<&'a Node>,
-    path: String,
-}
-
-impl<'a> Section<'a> {
-    fn new(node: &'a Node, path: &str) -> Self {
-        Self {
-            node: Some(node),
-            path: path.to_owned(),
-        }
-    }
-
-    fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    fn node(&self, key: &str) -> Option<&'a Node> {
-        self.node?.child(key)
-    }
-
-    /// A section below
-    fn section(&self, key: &str) -> Self {
-        Self {
-            node: self.node(key),
-            path: self.path(key),
-        }
-    }
-
-    /// The sections of a list
-    fn sections(&self, key: &str) -> Vec<Self> {
-        let items = self.node(key).map(Node::items).unwrap_or_default();
-        items
-            .iter()
-            .enumerate()
-            .map(|(index, node)| {
-                let path = self.path(&format!("{key}[{}]", node.label(index)));
-                Self::new(node, &path)
-            })
-            .collect()
-    }
-
-    fn read<T>(
-        &self,
-        key: &str,
-        read: impl FnOnce(&Node) -> Result<T, Problem>,
-    ) -> Result<Option<T>, Problem> {
-        self.node(key)
-            .map(|node| read(node).map_err(|problem| problem.of(&self.path(key))))
-            .transpose()
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>, Problem> {
-        self.read(key, value::flag)
-    }
-
-    fn number(&self, key: &str) -> Result<Option<i64>, Problem> {
-        self.read(key, value::number)
-    }
-
-    fn duration(&self, key: &str) -> Result<Option<Duration>, Problem> {
-        self.read(key, value::duration)
-    }
-
-    /// A duration that something happens once in; zero is what is not set, as in distribution
-    fn interval(&self, key: &str) -> Result<Option<Duration>, Problem> {
-        Ok(self.duration(key)?.filter(|duration| !duration.is_zero()))
-    }
-
-    /// Text; an empty one is what is not set, as in distribution
-    fn text(&self, key: &str) -> Result<Option<String>, Problem> {
-        Ok(self.read(key, value::text)?.filter(|text| !text.is_empty()))
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<String>, Problem> {
-        Ok(self.read(key, value::texts)?.unwrap_or_default())
-    }
-
-    fn paths(&self, key: &str) -> Result<Vec<PathBuf>, Problem> {
-        Ok(self.texts(key)?.into_iter().map(PathBuf::from).collect())
-    }
-
-    fn headers(&self, key: &str) -> Result<Headers, Problem> {
-        Ok(self.read(key, value::headers)?.unwrap_or_default())
-    }
-
-    fn url(&self, key: &str) -> Result<Option<Url>, Problem> {
-        self.text(key)?
-            .map(|text| {
-                text.parse().map_err(|error: String| {
-                    self.problem(key, format!("expected a URL, but it is {error}"))
-                })
-            })
-            .transpose()
-    }
-
-    /// A number of times, of which there is at least one; zero is what is not set
-    fn times(&self, key: &str) -> Result<Option<u32>, Problem> {
-        self.number(key)?
-            .filter(|number| *number != 0)
-            .map(|number| {
-                u32::try_from(number).map_err(|_| {
-                    self.problem(key, format!("expected a number of times, got {number}"))
-                })
-            })
-            .transpose()
-    }
-
-    /// What must be there
-    fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, Problem> {
-        value.ok_or_else(|| Problem {
-            origin: self.origin(key),
-            text: format!("`{}` needs `{key}`, which is not set", self.path),
-        })
-    }
-
-    fn needed_text(&self, key: &str) -> Result<String, Problem> {
-        let text = self.text(key)?;
-        self.needed(key, text)
-    }
-
-    /// What is wrong with a value
-    fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
-        Problem {
-            origin: self.origin(key),
-            text: text.into(),
-        }
-        .of(&self.path(key))
-    }
-
-    /// The place of a key, or of the section where it is not
-    fn origin(&self, key: &str) -> Option<Origin> {
-        self.node(key).or(self.node).map(|node| node.origin.clone())
-    }
 }
 
 fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
@@ -744,7 +605,9 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
-    own.access_rules = section.section("access").text("rules")?.map(PathBuf::from);
+    let access = section.section("access");
+    own.access_rules = access.text("rules")?.map(PathBuf::from);
+    own.acumos = acumos::read(&access, &section.section("auth"))?;
     if let Some(delay) = section.duration("draindelay")? {
         own.drain_delay = delay;
     }

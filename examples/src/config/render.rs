@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::acumos;
 use super::keys::{Fate, KEYS, expand};
 use super::secret::HIDDEN;
 use super::{
@@ -92,7 +93,7 @@ pub(crate) fn yaml(config: &Config) -> String {
 }
 
 /// What can be written
-enum Out {
+pub(super) enum Out {
     Flag(bool),
     Number(u64),
     Text(String),
@@ -101,7 +102,7 @@ enum Out {
 }
 
 impl Out {
-    fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
+    pub(super) fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -111,7 +112,7 @@ impl Out {
     }
 
     /// A map of those entries that there are
-    fn some<const N: usize>(entries: [(&str, Option<Self>); N]) -> Self {
+    pub(super) fn some<const N: usize>(entries: [(&str, Option<Self>); N]) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -120,28 +121,28 @@ impl Out {
         )
     }
 
-    fn number(number: impl Into<u64>) -> Self {
+    pub(super) fn number(number: impl Into<u64>) -> Self {
         Self::Number(number.into())
     }
 
-    fn text(text: impl Into<String>) -> Self {
+    pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    fn path(path: &Path) -> Self {
+    pub(super) fn path(path: &Path) -> Self {
         Self::Text(path.display().to_string())
     }
 
-    fn duration(value: Duration) -> Self {
+    pub(super) fn duration(value: Duration) -> Self {
         Self::Text(duration::format(value))
     }
 
-    fn texts(texts: &[String]) -> Self {
+    pub(super) fn texts(texts: &[String]) -> Self {
         Self::List(texts.iter().map(Self::text).collect())
     }
 
     /// Header fields; `shown` is whether their values are
-    fn headers(headers: &Headers, shown: bool) -> Self {
+    pub(super) fn headers(headers: &Headers, shown: bool) -> Self {
         let mut entries: Vec<(String, Self)> = Vec::new();
         for (name, value) in headers.iter() {
             let value = Self::text(if shown { value } else { HIDDEN });
@@ -442,7 +443,14 @@ fn own(config: &Config) -> Out {
         ("draindelay", Out::duration(own.drain_delay)),
         (
             "access",
-            Out::some([("rules", own.access_rules.as_deref().map(Out::path))]),
+            Out::some([
+                ("rules", own.access_rules.as_deref().map(Out::path)),
+                ("acumos", own.acumos.as_ref().map(acumos::access)),
+            ]),
+        ),
+        (
+            "auth",
+            Out::some([("acumos", own.acumos.as_ref().and_then(acumos::auth))]),
         ),
         (
             "notifications",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Headers, Url};
+use super::{Acumos, Headers, Url};
 
 /// Everything that an operator can set
 ///
@@ -508,6 +508,8 @@ pub struct Own {
     pub trusted_proxies: Vec<IpNet>,
     /// A file with the rules of who may do what; without one, whoever is let in may do everything
     pub access_rules: Option<PathBuf>,
+    /// The rules of the Acumos platform; with a file of rules too, both must allow
+    pub acumos: Option<Acumos>,
     /// How long connections are still taken once the registry is told to stop and says that it
     /// is not ready any more; 0, which suits where nobody asks
     pub drain_delay: Duration,
@@ -531,6 +533,7 @@ impl Default for Own {
             manifest_limit: LEAST_MANIFEST_LIMIT,
             trusted_proxies: loopback.to_vec(),
             access_rules: None,
+            acumos: None,
             drain_delay: Duration::ZERO,
             outbox: Outbox::default(),
             reload_interval: Duration::from_secs(10),

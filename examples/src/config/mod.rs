@@ -17,6 +17,7 @@ mod documented;
 mod duration;
 mod environment;
 mod keys;
+pub mod proxy;
 mod read;
 mod render;
 mod schema;
@@ -238,9 +239,14 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 ///
 /// Unlike [`std::env::vars`] it does not end the process over a variable that is not Unicode.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| {
+    variables_of(environment::PREFIX)
+}
+
+/// Those whose names begin with `prefix`
+fn variables_of(prefix: &'static str) -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(move |(name, value)| {
         let name = name.into_string().ok()?;
-        name.starts_with(environment::PREFIX)
+        name.starts_with(prefix)
             .then(|| (name, value.to_string_lossy().into_owned()))
     })
 }

@@ -10,7 +10,7 @@ use super::acumos;
 use super::keys::{Fate, KEYS, expand};
 use super::secret::HIDDEN;
 use super::{
-    Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health, Http,
+    Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers, Health, Http,
     Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
@@ -87,9 +87,13 @@ pub(crate) fn yaml(config: &Config) -> String {
         ),
         ("registry", own(config)),
     ]);
-    let body = serde_saphyr::to_string(&sections)
-        .expect("text, numbers, lists and maps with text for keys can all be written as YAML");
-    format!("version: 0.1\n{body}")
+    format!("version: 0.1\n{}", write(&sections))
+}
+
+/// The YAML of it
+pub(super) fn write(out: &Out) -> String {
+    serde_saphyr::to_string(out)
+        .expect("text, numbers, lists and maps with text for keys can all be written as YAML")
 }
 
 /// What can be written
@@ -274,16 +278,6 @@ fn auth(auth: &Auth) -> Out {
 }
 
 fn http(http: &Http) -> Out {
-    let debug = http.debug.as_ref().map(|debug| {
-        let prometheus = match &debug.prometheus {
-            Some(path) => Out::map([("enabled", Out::Flag(true)), ("path", Out::text(path))]),
-            None => enabled(false),
-        };
-        Out::map([
-            ("addr", Out::text(&debug.listen)),
-            ("prometheus", prometheus),
-        ])
-    });
     Out::some([
         ("addr", Some(Out::text(&http.listen))),
         (
@@ -302,13 +296,24 @@ fn http(http: &Http) -> Out {
         ("draintimeout", Some(Out::duration(http.drain_timeout))),
         ("tls", http.tls.as_ref().map(tls)),
         ("headers", Some(Out::headers(&http.headers, true))),
-        ("debug", debug),
+        ("debug", http.debug.as_ref().map(debug)),
         ("http2", Some(disabled(!http.http2))),
         ("h2c", Some(enabled(http.h2c))),
     ])
 }
 
-fn tls(tls: &Tls) -> Out {
+pub(super) fn debug(debug: &Debug) -> Out {
+    let prometheus = match &debug.prometheus {
+        Some(path) => Out::map([("enabled", Out::Flag(true)), ("path", Out::text(path))]),
+        None => enabled(false),
+    };
+    Out::map([
+        ("addr", Out::text(&debug.listen)),
+        ("prometheus", prometheus),
+    ])
+}
+
+pub(super) fn tls(tls: &Tls) -> Out {
     let (certificate, key, letsencrypt) = match &tls.identity {
         Identity::Files { certificate, key } => {
             (Some(Out::path(certificate)), Some(Out::path(key)), None)
@@ -374,19 +379,29 @@ fn endpoint(endpoint: &Endpoint) -> Out {
 }
 
 fn health(health: &Health) -> Out {
-    let paced = |entries: Vec<(&str, Out)>, pace: &Pace| {
-        let mut entries: Vec<(String, Out)> = entries
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        entries.push(("interval".to_owned(), Out::duration(pace.interval)));
-        entries.push(("threshold".to_owned(), Out::number(pace.threshold)));
-        Out::Map(entries)
-    };
     let storage = match &health.storage {
         Some(check) => paced(vec![("enabled", Out::Flag(true))], &check.pace),
         None => enabled(false),
     };
+    let mut out = checks(health);
+    if let Out::Map(entries) = &mut out {
+        entries.insert(0, ("storagedriver".to_owned(), storage));
+    }
+    out
+}
+
+fn paced(entries: Vec<(&str, Out)>, pace: &Pace) -> Out {
+    let mut entries: Vec<(String, Out)> = entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    entries.push(("interval".to_owned(), Out::duration(pace.interval)));
+    entries.push(("threshold".to_owned(), Out::number(pace.threshold)));
+    Out::Map(entries)
+}
+
+/// What stands under `health` besides the storage
+pub(super) fn checks(health: &Health) -> Out {
     let files = health
         .files
         .iter()
@@ -408,7 +423,6 @@ fn health(health: &Health) -> Out {
         paced(entries, &check.pace)
     });
     Out::map([
-        ("storagedriver", storage),
         ("file", Out::List(files.collect())),
         ("http", Out::List(http.collect())),
         ("tcp", Out::List(tcp.collect())),

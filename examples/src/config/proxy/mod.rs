@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 pub use self::render::check;
 pub use self::sections::{
     AuthRequest, Content, HtpasswdFile, Limits, LogFormat, Logs, ProxyConfig, Redirects, Timeouts,
-    Tokens, Upstream,
+    Upstream,
 };
 
 use self::environment::Filled;

@@ -11,7 +11,7 @@ use super::super::value::Problem;
 use super::super::{Acumos, Level, Warning};
 use super::sections::{
     AuthRequest, Content, HtpasswdFile, Limits, LogFormat, Logs, ProxyConfig, Redirects, Timeouts,
-    Tokens, Upstream, secret,
+    Upstream, secret,
 };
 
 /// The port that users of the platform know
@@ -23,7 +23,7 @@ pub(super) fn config(root: &Node) -> Result<(ProxyConfig, Vec<Warning>), Problem
     let root = Section::new(root, "");
     let content = content(&root)?;
     let service_accounts = service_accounts(&root)?;
-    let acumos = acumos(&root, &content, &service_accounts)?;
+    let acumos = acumos(&root, &content)?;
     let tls = tls(&root.section("tls"), &mut warnings)?;
     let listen = root.text("listen")?.unwrap_or_else(|| match &tls {
         Some(_) => format!(":{PORT}"),
@@ -45,7 +45,6 @@ pub(super) fn config(root: &Node) -> Result<(ProxyConfig, Vec<Warning>), Problem
             None => super::super::Own::default().trusted_proxies,
         },
         auth_request: auth_request(&root.section("authrequest"))?,
-        tokens: tokens(&root.section("tokens"))?,
         logs: logs(&root.section("logs"))?,
         debug: debug(&root.section("debug"), &mut warnings)?,
         health: health(&root.section("health"))?,
@@ -138,19 +137,19 @@ fn service_accounts(root: &Section<'_>) -> Result<Vec<Credentials>, Problem> {
     Ok(accounts)
 }
 
-fn acumos(
-    root: &Section<'_>,
-    content: &Content,
-    service_accounts: &[Credentials],
-) -> Result<Acumos, Problem> {
+fn acumos(root: &Section<'_>, content: &Content) -> Result<Acumos, Problem> {
     let section = root.section("acumos");
     let says = |key: &str| section.node(key).is_some();
-    let empty = Section::absent("login");
+    // Logins are read by themselves: they are on here wherever the services are.
+    let nowhere = Section {
+        node: None,
+        path: String::new(),
+    };
     let mut acumos = match content {
         Content::Embedded(folder) if section.node.is_none() => {
             Acumos::new(Source::Database(Content::directory_in(folder)))
         }
-        _ => match acumos::read(root, &empty)? {
+        _ => match acumos::read(root, &nowhere)? {
             Some(acumos) => acumos,
             None => {
                 return Err(Problem {
@@ -164,7 +163,7 @@ fn acumos(
     };
     let login = acumos::login(&section.section("login"))?;
     acumos.login = match &acumos.source {
-        Source::Services(_) if !root.section("htpasswd").is_there() => {
+        Source::Services(_) if !root.section("htpasswd").node.is_some() => {
             Some(login.unwrap_or_else(|| Login {
                 realm: HtpasswdFile::REALM.to_owned(),
                 options: Default::default(),
@@ -179,8 +178,6 @@ fn acumos(
         }
         _ => None,
     };
-    let names = service_accounts.iter().map(|account| &account.user);
-    acumos.options = acumos.options.with_service_names(names);
     Ok(acumos)
 }
 
@@ -190,7 +187,7 @@ fn htpasswd(
     acumos: &Acumos,
 ) -> Result<Option<HtpasswdFile>, Problem> {
     let section = root.section("htpasswd");
-    if section.is_there() {
+    if section.node.is_some() {
         return Ok(Some(HtpasswdFile {
             path: section.needed_text("path")?.into(),
             realm: section
@@ -226,7 +223,7 @@ fn limits(section: &Section<'_>) -> Result<Limits, Problem> {
 }
 
 fn auth_request(section: &Section<'_>) -> Result<Option<AuthRequest>, Problem> {
-    if !section.is_there() {
+    if !section.node.is_some() {
         return Ok(None);
     }
     let path = section.text("path")?.unwrap_or_else(|| "/auth".to_owned());
@@ -238,32 +235,6 @@ fn auth_request(section: &Section<'_>) -> Result<Option<AuthRequest>, Problem> {
         None => super::super::Own::default().trusted_proxies,
     };
     Ok(Some(AuthRequest { path, peers }))
-}
-
-fn tokens(section: &Section<'_>) -> Result<Option<Tokens>, Problem> {
-    if !section.is_there() {
-        return Ok(None);
-    }
-    let realm = section.url("realm")?;
-    let realm = section.needed("realm", realm)?;
-    if !realm.expose().ends_with("/token") {
-        return Err(section.problem(
-            "realm",
-            "expected the URL of this proxy for clients, with the path `/token`",
-        ));
-    }
-    Ok(Some(Tokens {
-        key: section.needed_text("key")?.into(),
-        issuer: section
-            .text("issuer")?
-            .unwrap_or_else(|| "docker-proxy".to_owned()),
-        service: match section.text("service")? {
-            Some(service) => service,
-            None => realm.host().to_owned(),
-        },
-        realm,
-        lifetime: section.interval("lifetime")?,
-    }))
 }
 
 fn logs(section: &Section<'_>) -> Result<Logs, Problem> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::acumos::Credentials;
-use super::super::{Acumos, Debug, Health, Level, Secret, Tls, Url};
+use super::super::{Acumos, Auth, Config, Debug, Driver, Health, Level, Secret, Tls, Url};
 
 /// Everything that an operator can set of `docker-proxy`
 ///
@@ -55,8 +55,6 @@ pub struct ProxyConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// What answers for a web server that asks about each of its requests; off
     pub auth_request: Option<AuthRequest>,
-    /// The token service that lets one login serve a whole pull; off
-    pub tokens: Option<Tokens>,
     /// The log
     pub logs: Logs,
     /// The listener for operators
@@ -161,21 +159,6 @@ pub struct AuthRequest {
     pub peers: Vec<IpNet>,
 }
 
-/// `tokens`: the token service
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens {
-    /// The key that signs, made if the file is not there
-    pub key: PathBuf,
-    /// What tokens say of who issued them
-    pub issuer: String,
-    /// What tokens say of whom they are for
-    pub service: String,
-    /// The URL at which clients get them, which ends in `/token`
-    pub realm: Url,
-    /// How long they are good for; the issuer's own default without it
-    pub lifetime: Option<Duration>,
-}
-
 /// `logs`: the log of the platform's standard
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logs {
@@ -219,7 +202,38 @@ pub enum LogFormat {
     Boreas,
 }
 
-/// The folder of `embedded`, and what is in it
+impl ProxyConfig {
+    /// What a registry would be configured with that listens, asks for logins and decides as
+    /// this proxy does
+    ///
+    /// What both have in common is put together by the same code.
+    pub fn as_registry(&self) -> Config {
+        let mut config = Config::default();
+        config.http.listen.clone_from(&self.listen);
+        config.http.tls.clone_from(&self.tls);
+        config.http.debug.clone_from(&self.debug);
+        config.http.drain_timeout = self.drain_timeout;
+        config.health = self.health.clone();
+        config.registry.trusted_proxies.clone_from(&self.trusted_proxies);
+        config.registry.drain_delay = self.drain_delay;
+        config.registry.reload_interval = self.reload_interval;
+        if let Some(HtpasswdFile { path, realm }) = &self.htpasswd {
+            config.auth = Auth::Htpasswd {
+                realm: realm.clone(),
+                path: path.clone(),
+            };
+        }
+        let mut acumos = self.acumos.clone();
+        let names = self.service_accounts.iter().map(|account| &account.user);
+        acumos.options.service_names.extend(names.cloned());
+        config.registry.acumos = Some(acumos);
+        if let Content::Embedded(folder) = &self.content {
+            config.storage.driver = Driver::Folder(Content::images_in(folder));
+        }
+        config
+    }
+}
+
 impl Content {
     /// The database of the directory in an embedded folder
     pub fn directory_in(folder: &Path) -> PathBuf {
@@ -237,7 +251,7 @@ impl Content {
     }
 }
 
-/// The secret of a variable or a key, in one place for `upstream` and service accounts
+/// What stands under `password` and `passwordfile`
 pub(super) fn secret(text: Option<String>, file: Option<String>) -> Result<Option<Secret>, &'static str> {
     match (text, file) {
         (Some(_), Some(_)) => Err("expected one of `password` and `passwordfile`, got both"),

@@ -291,7 +291,10 @@ const WEAK_SUITES: [&str; 16] = [
 ];
 
 /// Reads `tls`
-pub(super) fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>, Problem> {
+pub(super) fn tls(
+    section: &Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Tls>, Problem> {
     let letsencrypt = section.section("letsencrypt");
     let identity = match (section.text("certificate")?, section.text("key")?) {
         (Some(certificate), Some(key)) => {
@@ -634,5 +637,10 @@ pub(super) fn networks(section: &Section<'_>, key: &str) -> Result<Option<Vec<Ip
             )
         })
     };
-    section.texts(key)?.iter().map(read).collect::<Result<_, _>>().map(Some)
+    section
+        .texts(key)?
+        .iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }

@@ -10,8 +10,8 @@ use super::acumos;
 use super::keys::{Fate, KEYS, expand};
 use super::secret::HIDDEN;
 use super::{
-    Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers, Health, Http,
-    Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers, Health,
+    Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets

@@ -249,10 +249,12 @@ impl Filler<'_> {
             ("ACUMOS_CERT_KEY", "tls.key"),
         ] {
             // The platform gives names of files, which its scripts take from this folder.
-            let value = self.variable(variable).map(|name| match name.contains('/') {
-                true => name.to_owned(),
-                false => format!("../certs/{name}"),
-            });
+            let value = self
+                .variable(variable)
+                .map(|name| match name.contains('/') {
+                    true => name.to_owned(),
+                    false => format!("../certs/{name}"),
+                });
             self.set(variable, path, value, &[]);
         }
     }

@@ -71,7 +71,10 @@ pub(super) const KEYS: &[Key] = &[
     key("logs.level", LEVELS),
     key("logs.format", Choice(&["boreas", "athena"])),
     key("logs.access", Flag),
-    key("logs.console", Choice(&["off", "error", "warn", "info", "debug"])),
+    key(
+        "logs.console",
+        Choice(&["off", "error", "warn", "info", "debug"]),
+    ),
     key("logs.{keep,maxbytes}", Number),
     key("debug.addr", Text),
     key("debug.prometheus.enabled", Flag),

@@ -154,9 +154,10 @@ fn acumos(root: &Section<'_>, content: &Content) -> Result<Acumos, Problem> {
             None => {
                 return Err(Problem {
                     origin: None,
-                    text: "expected `acumos.services.cds.url` (or ACUMOS_CDS_URL), or `acumos.file` \
+                    text:
+                        "expected `acumos.services.cds.url` (or ACUMOS_CDS_URL), or `acumos.file` \
                            or `acumos.database`: where the platform's users and models are known"
-                        .to_owned(),
+                            .to_owned(),
                 });
             }
         },
@@ -203,9 +204,10 @@ fn htpasswd(
         })),
         Content::Upstream(_) => Err(Problem {
             origin: root.origin("acumos"),
-            text: "expected `htpasswd.path`, a file of users and their passwords: `acumos.file` and \
+            text:
+                "expected `htpasswd.path`, a file of users and their passwords: `acumos.file` and \
                    `acumos.database` have none"
-                .to_owned(),
+                    .to_owned(),
         }),
     }
 }

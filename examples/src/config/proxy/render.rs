@@ -8,9 +8,7 @@ use super::super::acumos::{self, Credentials};
 use super::super::render::{self, Out};
 use super::super::secret::HIDDEN;
 use super::super::{ConfigError, Level, Secret};
-use super::sections::{
-    Content, LogFormat, Logs, ProxyConfig, Redirects, Timeouts, Upstream,
-};
+use super::sections::{Content, LogFormat, Logs, ProxyConfig, Redirects, Timeouts, Upstream};
 use super::{Loaded, Overrides};
 
 /// What a file, the command line and the environment put in force: YAML with every default filled
@@ -185,7 +183,9 @@ fn credentials(credentials: &Credentials, name: &str) -> Vec<(String, Out)> {
 }
 
 fn networks(networks: &[IpNet]) -> Out {
-    let texts = networks.iter().map(|network| Out::text(network.to_string()));
+    let texts = networks
+        .iter()
+        .map(|network| Out::text(network.to_string()));
     Out::List(texts.collect())
 }
 

@@ -214,7 +214,10 @@ impl ProxyConfig {
         config.http.debug.clone_from(&self.debug);
         config.http.drain_timeout = self.drain_timeout;
         config.health = self.health.clone();
-        config.registry.trusted_proxies.clone_from(&self.trusted_proxies);
+        config
+            .registry
+            .trusted_proxies
+            .clone_from(&self.trusted_proxies);
         config.registry.drain_delay = self.drain_delay;
         config.registry.reload_interval = self.reload_interval;
         if let Some(HtpasswdFile { path, realm }) = &self.htpasswd {
@@ -252,7 +255,10 @@ impl Content {
 }
 
 /// What stands under `password` and `passwordfile`
-pub(super) fn secret(text: Option<String>, file: Option<String>) -> Result<Option<Secret>, &'static str> {
+pub(super) fn secret(
+    text: Option<String>,
+    file: Option<String>,
+) -> Result<Option<Secret>, &'static str> {
     match (text, file) {
         (Some(_), Some(_)) => Err("expected one of `password` and `passwordfile`, got both"),
         (Some(text), None) => Ok(Some(Secret::Text(text))),

@@ -2,17 +2,11 @@
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use http::Uri;
 use hyper_rustls::ConfigBuilderExt;
-use registry_auth::htpasswd::{self, Htpasswd};
-use registry_auth::token::{BySubject, SigningAlgorithm};
-use registry_auth::{
-    AllowAll, Anyone, Authenticated, Authenticator, Authorizer, Both, Granted, Quoted, Silly,
-    TokenAuthenticator, TokenOptions,
-};
 use registry_core::event::EventAction;
 use registry_core::manifest::Limits;
 use registry_http::service::Builder;
@@ -27,11 +21,11 @@ use registry_storage::{
 use rustls::ClientConfig;
 
 use crate::acme::AcmeOptions;
-use crate::config::{self, Auth, Config, Driver};
+use crate::config::{self, Config, Driver};
+use crate::gate::Gate;
 use crate::health::{FileCheck, HealthOptions, HttpCheck, Schedule, TcpCheck};
 use crate::logging::{Formatter, Level, LogOptions};
 use crate::purge;
-use crate::rules::RuleFile;
 
 /// A configuration that reads well and still cannot be put in force
 #[derive(Debug, thiserror::Error)]
@@ -109,152 +103,6 @@ pub fn whole(path: &Path) -> String {
         .unwrap_or_else(|_| path.to_owned())
         .display()
         .to_string()
-}
-
-/// Who is let in, and what of it can be read anew
-#[derive(Debug)]
-pub struct Gate {
-    /// Says who asks
-    pub authenticator: Arc<dyn Authenticator>,
-    /// Says who may
-    pub authorizer: Arc<dyn Authorizer>,
-    /// What is read from files
-    pub files: GateFiles,
-    /// The rules of who may do what, if there are some
-    pub rules: Option<Arc<RuleFile>>,
-}
-
-/// What a [`Gate`] reads from files
-#[derive(Clone, Debug)]
-pub enum GateFiles {
-    /// Users and their passwords
-    Htpasswd(Arc<Htpasswd>),
-    /// Nothing
-    None,
-    /// The keys that tokens are signed with
-    Token {
-        /// What verifies with them
-        authenticator: Arc<TokenAuthenticator>,
-        /// The files
-        paths: Vec<PathBuf>,
-    },
-}
-
-impl Gate {
-    /// Makes what `auth` asks for, and has the rules in `rules` decide who may do what
-    ///
-    /// Without `auth` everyone is anonymous; without rules whoever is let in may do everything,
-    /// and the bearer of a token what it grants.
-    ///
-    /// # Errors
-    ///
-    /// [`ComposeError`] when a value or a file is not as it should be. A gate that cannot be
-    /// made is never an open one.
-    pub fn open(auth: &Auth, rules: Option<&Path>) -> Result<Self, ComposeError> {
-        let mut gate = Self::without_rules(auth)?;
-        let Some(path) = rules else {
-            return Ok(gate);
-        };
-        let rules = RuleFile::open(path)
-            .map_err(|error| ComposeError::new("registry.access.rules", error))?;
-        let rules = Arc::new(rules);
-        gate.authorizer = match auth {
-            // The rules are about the one whom the token is about; they cannot add to it.
-            Auth::Token(_) => Arc::new(Both::new(
-                gate.authorizer,
-                Arc::new(BySubject::new(rules.clone())),
-            )),
-            _ => rules.clone(),
-        };
-        gate.rules = Some(rules);
-        Ok(gate)
-    }
-
-    fn without_rules(auth: &Auth) -> Result<Self, ComposeError> {
-        let quoted = |key, text: &str| {
-            text.parse::<Quoted>()
-                .map_err(|error| ComposeError::new(key, error))
-        };
-        Ok(match auth {
-            Auth::None => Self {
-                authenticator: Arc::new(Anyone),
-                authorizer: Arc::new(AllowAll),
-                files: GateFiles::None,
-                rules: None,
-            },
-            Auth::Silly { realm, service } => Self {
-                authenticator: Arc::new(Silly::new(
-                    quoted("auth.silly.realm", realm)?,
-                    quoted("auth.silly.service", service)?,
-                )),
-                authorizer: Arc::new(Authenticated),
-                files: GateFiles::None,
-                rules: None,
-            },
-            Auth::Htpasswd { realm, path } => {
-                let realm = quoted("auth.htpasswd.realm", realm)?;
-                let htpasswd = Htpasswd::open(path, realm, htpasswd::Options::default())
-                    .map_err(|error| ComposeError::new("auth.htpasswd.path", error))?;
-                let htpasswd = Arc::new(htpasswd);
-                Self {
-                    authenticator: htpasswd.clone(),
-                    authorizer: Arc::new(Authenticated),
-                    files: GateFiles::Htpasswd(htpasswd),
-                    rules: None,
-                }
-            }
-            Auth::Token(token) => {
-                let options = token_options(token)?;
-                let paths = [&options.root_certificates, &options.jwks];
-                let paths = paths.into_iter().flatten().cloned().collect();
-                let authenticator = TokenAuthenticator::new(options)
-                    .map_err(|error| ComposeError::new("auth.token", error))?;
-                let authenticator = Arc::new(authenticator);
-                Self {
-                    authenticator: authenticator.clone(),
-                    authorizer: Arc::new(Granted),
-                    files: GateFiles::Token {
-                        authenticator,
-                        paths,
-                    },
-                    rules: None,
-                }
-            }
-        })
-    }
-}
-
-/// Who is let in, for people
-pub fn describe_gate(auth: &Auth) -> String {
-    match auth {
-        Auth::None => "open to everyone who reaches this address".to_owned(),
-        Auth::Silly { .. } => {
-            "open to everyone who sends an `Authorization` header, whatever is in it".to_owned()
-        }
-        Auth::Htpasswd { path, .. } => format!("for the users in {}", whole(path)),
-        Auth::Token(token) => format!("for those with a token of {}", token.realm),
-    }
-}
-
-fn token_options(token: &config::Token) -> Result<TokenOptions, ComposeError> {
-    let mut options = TokenOptions::new(&token.realm, &token.service, &token.issuer);
-    if let Some(path) = &token.root_cert_bundle {
-        options = options.with_root_certificates(path);
-    }
-    if let Some(path) = &token.jwks {
-        options = options.with_jwks(path);
-    }
-    if !token.signing_algorithms.is_empty() {
-        let algorithms: Result<Vec<SigningAlgorithm>, _> = token
-            .signing_algorithms
-            .iter()
-            .map(|name| name.parse())
-            .collect();
-        options = options.with_algorithms(
-            algorithms.map_err(|error| ComposeError::new("auth.token.signingalgorithms", error))?,
-        );
-    }
-    Ok(options)
 }
 
 /// Makes the service, but for what runs beside it: events and readiness

@@ -1,8 +1,9 @@
 //! How the `registry` binary is put together from the crates
 //!
-//! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with
-//! [`rules`] for who may do what, [`access_log`], [`logging`] and [`metrics`] to see it by, [`health`] to know how it is,
-//! [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
+//! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with a [`gate`]
+//! for who may do what, by [`rules`] of a file or those of the platform ([`acumos`], which ask the
+//! store by [`store_tags`]), tokens of its own ([`token_key`]), [`access_log`], [`logging`] and
+//! [`metrics`] to see it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
 //! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
 //! the registry inside a service of one's own.
@@ -13,6 +14,7 @@ pub mod acumos;
 pub mod compose;
 pub mod config;
 pub mod debug;
+pub mod gate;
 pub mod health;
 pub mod lines;
 pub mod logging;
@@ -23,4 +25,5 @@ pub mod reload;
 pub mod rules;
 pub mod serve;
 pub mod store_tags;
+pub mod token_key;
 pub mod watch;

@@ -19,18 +19,20 @@ use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLog;
 use crate::acme::{Acme, AcmeError};
-use crate::compose::{self, ComposeError, Gate};
+use crate::compose::{self, ComposeError};
 use crate::config::{
     self, Config, ConfigError, Driver, Identity, Network, Warning, hostname, listen_addresses,
     variables,
 };
 use crate::debug::DebugService;
+use crate::gate::{self, Gate};
 use crate::health::{Health, HealthError};
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::notifier::LateNotifier;
 use crate::purge;
 use crate::reload::Reloader;
+use crate::store_tags::StoreTags;
 
 /// How long the events of the last requests may take to be delivered at the end
 ///
@@ -144,7 +146,8 @@ async fn serve_with(
 ) -> Result<(), ServeError> {
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage: a second registry started by mistake leaves the folder alone.
-    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())?;
+    let tags = Arc::new(StoreTags::default());
+    let gate = Gate::open(&config, tags.clone())?;
     let (tls, acme) = tls(config.http.tls.as_ref())?;
     let endpoints = compose::endpoints(&config.notifications)?;
     let health_options = compose::health_options(&config.health)?;
@@ -156,6 +159,7 @@ async fn serve_with(
 
     let metrics = Arc::new(Metrics::new(compose::driver_name(&config.storage.driver)));
     let store = compose::open_store(&config.storage, metrics.clone())?;
+    tags.set(store.clone());
     metrics.watch_hints(store.hint_counts());
     let readiness = Readiness::default();
     let trusted = health_options
@@ -229,7 +233,6 @@ async fn serve_with(
         config,
         tls: tls.clone(),
         gate: gate.files,
-        rules: gate.rules,
         logs,
         notifier: notifier.clone(),
     };
@@ -380,10 +383,7 @@ fn announce(
     if config.storage.read_only {
         line("read-only: pushes and deletes are refused".to_owned());
     }
-    line(compose::describe_gate(&config.auth));
-    if let Some(rules) = &config.registry.access_rules {
-        line(format!("by the rules in {}", compose::whole(rules)));
-    }
+    gate::describe(config).into_iter().for_each(&mut line);
     if let (Address::Tcp(address), false) = (address, config.storage.read_only) {
         let host = reachable(*address);
         let prefix = config.http.prefix.trim_matches('/');

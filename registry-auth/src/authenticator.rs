@@ -31,6 +31,25 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
     async fn authenticate(&self, credentials: &Credentials)
     -> Result<Principal, AuthenticateError>;
 
+    /// The principal that the credentials prove, or the certificate that the client showed
+    ///
+    /// `certificate` is the client's own, in DER, of a connection whose handshake proved that the
+    /// client has its key, and that an authority which the server trusts has signed it. Which of the two goes
+    /// first is the authenticator's to say; one that reads no certificates only looks at the
+    /// credentials. Without a certificate this is [`Authenticator::authenticate`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Authenticator::authenticate`].
+    async fn authenticate_with(
+        &self,
+        credentials: &Credentials,
+        certificate: Option<&[u8]>,
+    ) -> Result<Principal, AuthenticateError> {
+        let _ = certificate;
+        self.authenticate(credentials).await
+    }
+
     /// The `WWW-Authenticate` value with which a client is asked for credentials (RFC 9110,
     /// section 11.6.1)
     ///

@@ -84,7 +84,7 @@ pub mod tls;
 pub mod token_service;
 mod uploads;
 
-pub use crate::access::AccessControl;
+pub use crate::access::{AccessControl, Rate, RateLimits, SessionSecret};
 pub use crate::access_log::{AccessRecord, Observer};
 pub use crate::body::{BodyError, ResponseBody};
 pub use crate::events::{EventSink, EventSinkError, Events};

@@ -16,6 +16,7 @@ use registry_storage::{
     PutManifestError, StorageError, UploadError,
 };
 
+use crate::access::{Refusal, TooMany};
 use crate::body::ResponseBody;
 use crate::events::EventSinkError;
 use crate::location::Prefix;
@@ -132,6 +133,9 @@ pub(crate) enum Cause {
     DigestMismatch { expected: Digest, computed: Digest },
     #[error(transparent)]
     Events(#[from] EventSinkError),
+    /// What may not be seen, and is to look like this
+    #[error("{absence}")]
+    Hidden { absence: Box<Cause> },
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     #[error(transparent)]
@@ -150,10 +154,15 @@ pub(crate) enum Cause {
         "this registry is read-only for maintenance: pulling works, pushing and deleting do not; try again later or ask its operator"
     )]
     ReadOnly { allow: &'static str },
+    /// Known or not, they may not do this
+    #[error("{0}")]
+    Refused(Refusal),
     #[error(transparent)]
     Route(#[from] RouteError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     #[error("{reason}")]
     Unauthenticated { reason: String, challenge: String },
     #[error(transparent)]
@@ -212,6 +221,7 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         Cause::Denied { .. } => (Status::FORBIDDEN, Code::Denied),
         Cause::DigestMismatch { .. } => (Status::BAD_REQUEST, Code::DigestInvalid),
         Cause::Events(_) => (Status::SERVICE_UNAVAILABLE, Code::Unavailable),
+        Cause::Hidden { absence } => verdict(absence),
         Cause::Manifest(ManifestError::TooLarge { .. }) => {
             (Status::PAYLOAD_TOO_LARGE, Code::ManifestInvalid)
         }
@@ -229,11 +239,16 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         // docker and podman know this code by the status 400.
         Cause::PutManifest(_) => (Status::BAD_REQUEST, Code::ManifestBlobUnknown),
         Cause::Range { .. } => (Status::RANGE_NOT_SATISFIABLE, Code::SizeInvalid),
+        Cause::Refused(refusal) => match refusal.challenge() {
+            Some(_) => (Status::UNAUTHORIZED, Code::Unauthorized),
+            None => (Status::FORBIDDEN, Code::Denied),
+        },
         Cause::Route(error) => (
             StatusCode::from_u16(error.status()).unwrap_or(Status::BAD_REQUEST),
             error.detail().code(),
         ),
         Cause::Storage(error) => storage_verdict(error),
+        Cause::TooMany(_) => (Status::TOO_MANY_REQUESTS, Code::TooManyRequests),
         Cause::Unauthenticated { .. } => (Status::UNAUTHORIZED, Code::Unauthorized),
         Cause::Undecided(_) | Cause::Unhealthy | Cause::Unidentified { .. } => {
             (Status::SERVICE_UNAVAILABLE, Code::Unavailable)
@@ -268,11 +283,28 @@ fn storage_verdict(error: &StorageError) -> (StatusCode, ErrorCode) {
 }
 
 impl Failure {
+    /// What may not be seen, as what is not there
+    pub(crate) fn hidden(absence: Cause) -> Self {
+        Self(Box::new(Cause::Hidden {
+            absence: Box::new(absence),
+        }))
+    }
+
+    /// Whether it may not be known that there is anything
+    ///
+    /// The response says what nothing says, in so far as that is an error.
+    pub(crate) fn is_hidden(&self) -> bool {
+        matches!(*self.0, Cause::Hidden { .. })
+    }
+
     /// Builds the response, and logs what the operator should know
     ///
     /// `id` is what the user quotes when it is the operator's to mend, and what the log has.
     pub(crate) fn respond(self, id: &RequestId) -> Response<ResponseBody> {
-        let cause = *self.0;
+        let cause = match *self.0 {
+            Cause::Hidden { absence } => *absence,
+            cause => cause,
+        };
         let (status, code) = verdict(&cause);
         if status.is_server_error() && !matches!(cause, Cause::Unhealthy) {
             let error = &cause as &(dyn std::error::Error + 'static);
@@ -311,6 +343,11 @@ impl Failure {
                     format_args!("bytes */{size}"),
                 );
             }
+            Cause::Refused(refusal) => {
+                if let Some(challenge) = refusal.challenge() {
+                    set(headers, header::WWW_AUTHENTICATE, challenge);
+                }
+            }
             Cause::Route(RouteError::Method { allowed }) => set(headers, header::ALLOW, allowed),
             Cause::Unauthenticated { challenge, .. } => {
                 set(headers, header::WWW_AUTHENTICATE, challenge);
@@ -318,9 +355,7 @@ impl Failure {
             _ => {}
         }
         if let Some(wait) = retry_after(&cause, status) {
-            // Rounded up: to come back too early is to come back in vain.
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            set(headers, header::RETRY_AFTER, seconds.max(1));
+            set(headers, header::RETRY_AFTER, whole_seconds(wait).max(1));
         }
         response
     }
@@ -348,6 +383,9 @@ fn errors(cause: &Cause, code: ErrorCode, id: Option<&RequestId>) -> Vec<ErrorDe
                     .with_detail(serde_json::json!({ "digest": missing.digest }))
             })
             .collect(),
+        Cause::Refused(refusal) => {
+            vec![ErrorDetail::new(code, refusal.to_string()).with_detail(refusal.detail())]
+        }
         Cause::Route(error) => vec![error.detail()],
         _ => vec![ErrorDetail::new(code, cause.to_string())],
     }
@@ -393,13 +431,19 @@ fn storage_explanation(error: &StorageError) -> &'static str {
 fn retry_after(cause: &Cause, status: StatusCode) -> Option<Duration> {
     match (cause, storage_error(cause)) {
         (
-            Cause::Undecided(AuthorizeError { retry_after, .. })
+            Cause::TooMany(TooMany { retry_after, .. })
+            | Cause::Undecided(AuthorizeError { retry_after, .. })
             | Cause::Unidentified { retry_after, .. },
             _,
         ) => Some(*retry_after),
         (_, Some(StorageError::Busy { retry_after, .. })) => Some(*retry_after),
         _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
     }
+}
+
+/// Rounded up: to come back too early is to come back in vain
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// Sets a header, unless the value cannot stand in one
@@ -631,6 +675,20 @@ mod tests {
                     prefix: Prefix::default(),
                 },
                 "404 UNSUPPORTED".to_owned(),
+            ),
+            (
+                Cause::Hidden {
+                    absence: Box::new(ManifestReadError::RepositoryUnknown { name: name() }.into()),
+                },
+                "404 NAME_UNKNOWN".to_owned(),
+            ),
+            (
+                Cause::TooMany(TooMany {
+                    what: "requests",
+                    whose: "your address",
+                    retry_after: Duration::from_millis(1500),
+                }),
+                "429 TOOMANYREQUESTS retry-after 2".to_owned(),
             ),
             (Cause::Panicked, "500 UNKNOWN".to_owned()),
             (

@@ -13,13 +13,14 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use ipnet::IpNet;
-use registry_auth::{Access, Authenticator, Authorizer, Principal};
+use registry_auth::{Access, Authenticator, Authorizer};
 use registry_core::manifest::Limits;
-use registry_core::{Manifest, Operation, route};
-use registry_storage::Store;
+use registry_core::upload::UploadId;
+use registry_core::{Manifest, Operation, RepositoryName, route};
+use registry_storage::{Memory, Store};
 use tracing::{Instrument, Span};
 
-use crate::access::AccessControl;
+use crate::access::{AccessControl, Asked, Caller};
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::events::{Events, Reporter};
@@ -70,6 +71,7 @@ impl RegistryService {
             locations: Locations::default(),
             inner: Inner {
                 store,
+                nothing: Store::new(Arc::new(Memory::new())),
                 access,
                 limits: Limits::default(),
                 allow_delete: true,
@@ -266,6 +268,8 @@ impl fmt::Debug for Builder {
 
 struct Inner {
     store: Store,
+    /// Has nothing and gets nothing: what may not be seen is looked for in it
+    nothing: Store,
     access: AccessControl,
     limits: Limits,
     allow_delete: bool,
@@ -316,7 +320,7 @@ impl Inner {
         parts.extensions.insert(id.clone());
         let responded = self
             .clone()
-            .respond(parts, body, &client, recorder.as_deref_mut())
+            .respond(parts, body, &client, &id, recorder.as_deref_mut())
             .await;
         let mut response = match responded {
             Ok(response) => response,
@@ -341,6 +345,7 @@ impl Inner {
         parts: Parts,
         body: RequestBody,
         client: &Client,
+        id: &RequestId,
         mut recorder: Option<&mut Recorder>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
@@ -366,23 +371,38 @@ impl Inner {
             return Err(Cause::Unhealthy.into());
         }
         let operation = operation?;
-        let principal = self.access.identify(&parts.headers, &operation).await?;
+        let asked = Asked {
+            parts: &parts,
+            client,
+            id,
+            operation: &operation,
+        };
+        let caller = self.access.identify(&asked).await?;
         if let Some(recorder) = &mut recorder {
-            recorder.user(principal.name());
+            recorder.user(caller.principal.name());
         }
-        self.access.authorize(&principal, &operation).await?;
+        let hidden = match self.access.authorize(&asked, &caller).await {
+            // A repository that is nowhere answers for it, so that the two cannot differ.
+            Err(failure) if failure.is_hidden() => true,
+            authorized => {
+                authorized?;
+                false
+            }
+        };
         if self.read_only
             && let Some(allow) = left_without_writing(&operation)
         {
             return Err(Cause::ReadOnly { allow }.into());
         }
-        let events = Reporter::of(self.events.as_ref(), &parts, &principal, client, &self.root);
+        let principal = &caller.principal;
+        let events = Reporter::of(self.events.as_ref(), &parts, principal, client, &self.root);
         let call = Call {
             events,
             head: parts.method == Method::HEAD,
             headers: parts.headers,
+            hidden,
             inner: self,
-            principal,
+            caller,
         };
         if reads {
             return perform(call, body, operation).await;
@@ -400,7 +420,9 @@ impl Inner {
 /// A request that was let in, and what its handler needs
 pub(crate) struct Call {
     inner: Arc<Inner>,
-    principal: Principal,
+    caller: Caller,
+    /// Whether what the operation is about may not be seen
+    hidden: bool,
     pub(crate) events: Reporter,
     pub(crate) head: bool,
     pub(crate) headers: HeaderMap,
@@ -408,7 +430,18 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn store(&self) -> &Store {
-        &self.inner.store
+        match self.hidden {
+            true => &self.inner.nothing,
+            false => &self.inner.store,
+        }
+    }
+
+    /// The path of an upload, with what the caller needs to go on with it
+    pub(crate) fn upload_path(&self, name: &RepositoryName, id: &UploadId) -> String {
+        match self.inner.access.seal(&self.caller, name, id) {
+            Some(seal) => format!("/v2/{name}/blobs/uploads/{id}?{seal}"),
+            None => format!("/v2/{name}/blobs/uploads/{id}"),
+        }
     }
 
     pub(crate) fn manifest_limits(&self) -> &Limits {
@@ -435,7 +468,7 @@ impl Call {
     ///
     /// What cannot be known now is a no: nothing asked here is needed.
     pub(crate) async fn allows(&self, access: &Access) -> bool {
-        self.inner.access.allows(&self.principal, access).await
+        self.inner.access.allows(&self.caller, access).await
     }
 
     /// Refuses a deletion where there are none; `allow` lists the methods that are left
@@ -533,8 +566,9 @@ mod tests {
     use std::sync::Mutex;
 
     use http_body_util::{BodyExt, Empty};
-    use registry_auth::{AllowAll, Anyone, AuthenticateError, ChallengeReason, Credentials};
-    use registry_storage::Memory;
+    use registry_auth::{
+        AllowAll, Anyone, AuthenticateError, ChallengeReason, Credentials, Principal,
+    };
 
     use super::*;
     use crate::access_log::AccessRecord;

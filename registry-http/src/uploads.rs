@@ -35,7 +35,7 @@ pub(crate) async fn start(
         _ => Algorithm::default(),
     };
     let upload = call.store().start_upload(name, algorithm).await?;
-    Ok(state(name, &upload).reply(StatusCode::ACCEPTED))
+    Ok(state(call, name, &upload).reply(StatusCode::ACCEPTED))
 }
 
 pub(crate) async fn status(
@@ -44,7 +44,7 @@ pub(crate) async fn status(
     id: &UploadId,
 ) -> Result<Response<ResponseBody>, Failure> {
     let upload = call.store().open_upload(name, id).await?;
-    Ok(state(name, &upload).reply(StatusCode::NO_CONTENT))
+    Ok(state(call, name, &upload).reply(StatusCode::NO_CONTENT))
 }
 
 pub(crate) async fn chunk(
@@ -56,7 +56,7 @@ pub(crate) async fn chunk(
     let mut upload = call.store().open_upload(name, id).await?;
     let header = chunk_header(call, body)?;
     match upload.append(header, &mut *body).await {
-        Ok(()) => Ok(state(name, &upload).reply(StatusCode::ACCEPTED)),
+        Ok(()) => Ok(state(call, name, &upload).reply(StatusCode::ACCEPTED)),
         Err(error) => Err(append_failure(call, body, name, id, error)),
     }
 }
@@ -211,13 +211,13 @@ fn created(name: &RepositoryName, digest: &Digest) -> Response<ResponseBody> {
         .empty()
 }
 
-fn state(name: &RepositoryName, upload: &Upload) -> UploadState {
-    state_at(name, &upload.id(), upload.offset())
+fn state(call: &Call, name: &RepositoryName, upload: &Upload) -> UploadState {
+    state_at(call, name, &upload.id(), upload.offset())
 }
 
-fn state_at(name: &RepositoryName, id: &UploadId, offset: u64) -> UploadState {
+fn state_at(call: &Call, name: &RepositoryName, id: &UploadId, offset: u64) -> UploadState {
     UploadState {
-        location: format!("/v2/{name}/blobs/uploads/{id}"),
+        location: call.upload_path(name, id),
         id: id.to_string(),
         offset,
     }
@@ -237,7 +237,7 @@ fn append_failure(
     }
     let state = match &error {
         AppendError::Chunk(ChunkError::OutOfOrder { expected, .. }) => {
-            Some(state_at(name, id, *expected))
+            Some(state_at(call, name, id, *expected))
         }
         _ => None,
     };

@@ -3,15 +3,19 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use registry_auth::htpasswd::{Entry, File, LoadError};
 use registry_auth::{Access, Action, Explanation, Password, Principal, Resource};
 use registry_core::{Digest, RepositoryName, Tag};
-use registry_examples::compose::Gate;
+use registry_examples::compose;
 use registry_examples::config::{self, variables};
+use registry_examples::gate::Gate;
+use registry_examples::metrics::Metrics;
 use registry_examples::serve::{self, Source};
+use registry_examples::store_tags::StoreTags;
 
 /// A container registry on a folder, in distribution's layout
 #[derive(Parser)]
@@ -190,8 +194,22 @@ fn check(file: Option<PathBuf>) -> Result<(), String> {
 fn explain(arguments: ExplainArguments) -> Result<bool, String> {
     let (config, _) = config::Config::load(arguments.config.as_deref(), variables())
         .map_err(|error| error.to_string())?;
-    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())
-        .map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let tags = Arc::new(StoreTags::default());
+    let gate = {
+        let _entered = runtime.enter();
+        Gate::open(&config, tags.clone()).map_err(|error| error.to_string())?
+    };
+    // Only content is looked up in the storage, which need not be there for the rest.
+    if arguments.digest.is_some() {
+        let name = compose::driver_name(&config.storage.driver);
+        let store = compose::open_store(&config.storage, Arc::new(Metrics::new(name)))
+            .map_err(|error| error.to_string())?;
+        tags.set(store);
+    }
     let principal = match arguments.user {
         Some(user) => Principal::user(user).with_roles(arguments.role),
         None => Principal::Anonymous,
@@ -217,12 +235,8 @@ fn explain(arguments: ExplainArguments) -> Result<bool, String> {
             reference: None,
         },
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let decision = runtime
-        .block_on(gate.authorizer.authorize(&principal, &access))
+        .block_on(gate.explainer.authorize(&principal, &access))
         .map_err(|error| format!("{error} ({})", error.cause))?;
     let explanation = Explanation::new(&principal, &access, &decision);
     let text = if arguments.json {

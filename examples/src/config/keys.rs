@@ -292,7 +292,10 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "http.secret",
         Text,
-        Ignored("there is nothing to sign: the state of an upload is kept in the storage"),
+        Differently(
+            "seals upload sessions, so that an upload goes on when a token expires meanwhile; of at \
+             least 16 bytes, and the same for all replicas",
+        ),
     ),
     key(
         "http.relativeurls",
@@ -510,6 +513,40 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("registry.auth.acumos.{remember,block}", Duration, Honoured),
     key("registry.auth.acumos.attempts", Number, Honoured),
+    key("registry.access.hide", Flag, Honoured),
+    key(
+        "registry.access.audit",
+        Text,
+        Differently("a file, `stdout` or `stderr`; a JSON object a line for each decision"),
+    ),
+    key(
+        "registry.limits.{users,addresses}.{requests,failures,pulls}",
+        Text,
+        Differently("such as `100/m`, `100/6h` or `10/s burst 200`; what is over gets 429"),
+    ),
+    key("registry.tokens.services", Texts, Honoured),
+    key(
+        "registry.tokens.realm",
+        Text,
+        Differently("`registry.tokens.path` at `http.host` without it"),
+    ),
+    key(
+        "registry.tokens.key",
+        Text,
+        Differently(
+            "made at the first start if it is not there, with its certificate if that is named",
+        ),
+    ),
+    key(
+        "registry.tokens.{issuer,certificates,formerkeys,path,keyspath}",
+        Text,
+        Honoured,
+    ),
+    key(
+        "registry.tokens.{lifetime,refreshlifetime}",
+        Duration,
+        Honoured,
+    ),
     key("registry.notifications.outbox.directory", Text, Honoured),
     key("registry.notifications.outbox.maxbytes", Number, Honoured),
     key("registry.reload.interval", Duration, Honoured),

@@ -17,6 +17,7 @@ mod documented;
 mod duration;
 mod environment;
 mod keys;
+mod limits;
 pub mod proxy;
 mod read;
 mod render;
@@ -24,17 +25,20 @@ mod schema;
 mod secret;
 mod section;
 mod sections;
+mod tokens;
 mod tree;
 mod value;
 
 pub use self::acumos::Acumos;
+pub use self::limits::{Limit, Limited, Limits};
 pub use self::render::{check, markdown};
 pub use self::secret::{Headers, Secret, Url};
 pub use self::sections::{
-    Acme, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
-    Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox, Own, Pace,
-    Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Validation,
+    Acme, Audit, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter,
+    Health, Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox,
+    Own, Pace, Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Validation,
 };
+pub use self::tokens::Tokens;
 pub use self::tree::Origin;
 
 use self::tree::{Node, Value};

@@ -8,14 +8,16 @@ use ipnet::IpNet;
 use regex::Regex;
 
 use super::acumos;
+use super::limits;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
-    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, StorageCheck, TcpCheck,
-    Tls, TlsVersion, Token, UploadPurge, Warning,
+    Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
+    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, Secret, StorageCheck,
+    TcpCheck, Tls, TlsVersion, Token, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -191,6 +193,20 @@ fn http(
     if let Some(timeout) = section.interval("draintimeout")? {
         http.drain_timeout = timeout;
     }
+    if let Some(secret) = section.text("secret")? {
+        if secret.len() < LEAST_SECRET {
+            warnings.push(Warning {
+                keys: vec!["http.secret".to_owned()],
+                origin: section.origin("secret"),
+                what: format!(
+                    "it has fewer than {LEAST_SECRET} bytes, which can be guessed; upload \
+                     sessions are sealed with a random one instead, which replicas do not share"
+                ),
+            });
+        } else {
+            http.secret = Some(Secret::Text(secret));
+        }
+    }
     http.tls = tls(&section.section("tls"), warnings)?;
     http.headers = section.headers("headers")?;
     http.debug = debug(&section.section("debug"), warnings)?;
@@ -202,6 +218,9 @@ fn http(
     }
     Ok(())
 }
+
+/// The shortest secret that is taken, in bytes
+const LEAST_SECRET: usize = 16;
 
 /// Reads `debug`
 pub(super) fn debug(
@@ -614,6 +633,16 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
     let access = section.section("access");
     own.access_rules = access.text("rules")?.map(PathBuf::from);
     own.acumos = acumos::read(&access, &section.section("auth"))?;
+    if let Some(hide) = access.flag("hide")? {
+        own.hide = hide;
+    }
+    own.audit = access.text("audit")?.map(|at| match at.as_str() {
+        "stdout" => Audit::Stdout,
+        "stderr" => Audit::Stderr,
+        _ => Audit::File(at.into()),
+    });
+    own.limits = limits::read(&section.section("limits"))?;
+    own.tokens = tokens::read(&section.section("tokens"))?;
     if let Some(delay) = section.duration("draindelay")? {
         own.drain_delay = delay;
     }

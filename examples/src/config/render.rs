@@ -8,10 +8,12 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::acumos;
 use super::keys::{Fate, KEYS, expand};
+use super::limits;
 use super::secret::HIDDEN;
+use super::tokens;
 use super::{
-    Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers, Health,
-    Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Audit, Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers,
+    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -294,6 +296,7 @@ fn http(http: &Http) -> Out {
         ("prefix", Some(Out::text(&http.prefix))),
         ("relativeurls", Some(Out::Flag(http.relative_urls))),
         ("draintimeout", Some(Out::duration(http.drain_timeout))),
+        ("secret", http.secret.as_ref().map(|_| Out::text(HIDDEN))),
         ("tls", http.tls.as_ref().map(tls)),
         ("headers", Some(Out::headers(&http.headers, true))),
         ("debug", http.debug.as_ref().map(debug)),
@@ -451,7 +454,7 @@ fn own(config: &Config) -> Out {
         .trusted_proxies
         .iter()
         .map(|net| Out::text(net.to_string()));
-    Out::map([
+    let mut sections = Out::map([
         ("manifestlimit", Out::number(own.manifest_limit as u64)),
         ("trustedproxies", Out::List(proxies.collect())),
         ("draindelay", Out::duration(own.drain_delay)),
@@ -460,8 +463,18 @@ fn own(config: &Config) -> Out {
             Out::some([
                 ("rules", own.access_rules.as_deref().map(Out::path)),
                 ("acumos", own.acumos.as_ref().map(acumos::access)),
+                ("hide", Some(Out::Flag(own.hide))),
+                (
+                    "audit",
+                    own.audit.as_ref().map(|audit| match audit {
+                        Audit::File(path) => Out::path(path),
+                        Audit::Stderr => Out::text("stderr"),
+                        Audit::Stdout => Out::text("stdout"),
+                    }),
+                ),
             ]),
         ),
+        ("limits", limits::out(&own.limits)),
         (
             "auth",
             Out::some([("acumos", own.acumos.as_ref().and_then(acumos::auth))]),
@@ -483,7 +496,11 @@ fn own(config: &Config) -> Out {
             "reload",
             Out::map([("interval", Out::duration(own.reload_interval))]),
         ),
-    ])
+    ]);
+    if let (Out::Map(entries), Some(tokens)) = (&mut sections, &own.tokens) {
+        entries.push(("tokens".to_owned(), tokens::out(tokens)));
+    }
+    sections
 }
 
 /// The table of keys in Markdown, key by key what is supported

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Acumos, Headers, Url};
+use super::{Acumos, Headers, Limits, Secret, Tokens, Url};
 
 /// Everything that an operator can set
 ///
@@ -245,6 +245,9 @@ pub struct Http {
     ///
     /// 30 s unless the file says otherwise: distribution's 0 would cut every transfer.
     pub drain_timeout: Duration,
+    /// What upload sessions are sealed with, the same for all replicas; without one, each process
+    /// has its own, that nobody knows
+    pub secret: Option<Secret>,
     /// TLS; nothing for plain HTTP
     pub tls: Option<Tls>,
     /// Header fields added to every answer
@@ -267,6 +270,7 @@ impl Default for Http {
             prefix: "/".to_owned(),
             relative_urls: false,
             drain_timeout: Duration::from_secs(30),
+            secret: None,
             tls: None,
             headers: Headers::default(),
             debug: None,
@@ -510,6 +514,15 @@ pub struct Own {
     pub access_rules: Option<PathBuf>,
     /// The rules of the Acumos platform; with a file of rules too, both must allow
     pub acumos: Option<Acumos>,
+    /// Whether what someone may not pull looks to them as if it did not exist; by default it is
+    /// said that they may not
+    pub hide: bool,
+    /// Where each decision about who may do what is written down
+    pub audit: Option<Audit>,
+    /// How often one user, or one address, may ask
+    pub limits: Limits,
+    /// The tokens that this registry issues
+    pub tokens: Option<Tokens>,
     /// How long connections are still taken once the registry is told to stop and says that it
     /// is not ready any more; 0, which suits where nobody asks
     pub drain_delay: Duration,
@@ -534,11 +547,26 @@ impl Default for Own {
             trusted_proxies: loopback.to_vec(),
             access_rules: None,
             acumos: None,
+            hide: false,
+            audit: None,
+            limits: Limits::default(),
+            tokens: None,
             drain_delay: Duration::ZERO,
             outbox: Outbox::default(),
             reload_interval: Duration::from_secs(10),
         }
     }
+}
+
+/// `registry.access.audit`: where each decision is written down, a JSON object a line
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// At the end of a file
+    File(PathBuf),
+    /// On standard error, between the lines of the log
+    Stderr,
+    /// On standard output, between the lines of the access log
+    Stdout,
 }
 
 /// `registry.notifications.outbox`: where undelivered events wait

@@ -82,7 +82,7 @@ fn defaults_are_safe() {
     let upstream = upstream(&config);
     assert_eq!(upstream.redirects, Redirects::Follow);
     assert!(upstream.credentials.is_none() && upstream.realms.is_empty());
-    assert_eq!(upstream.timeouts.answer, Duration::from_secs(900));
+    assert_eq!(upstream.timeouts.commit, Duration::from_secs(900));
     assert_eq!(config.logs.console, Some(Level::Info));
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
 }
@@ -100,8 +100,9 @@ upstream:
   passwordfile: /run/secrets/nexus
   cafile: /ca.pem
   redirects: pass
-  realms: ['https://auth.example.org/token']
-  timeouts: {connect: 3s, answer: 1h, idle: 2m}
+  realms: [auth.example.org]
+  storage: ['minio:9000']
+  timeouts: {connect: 3s, answer: 5m, commit: 1h, idle: 2m}
 acumos:
   services:
     cds: {url: 'http://cds:8000/ccds', user: ccds_client, password: cds-password, version: '3.1.1'}
@@ -111,7 +112,9 @@ acumos:
 serviceaccounts:
 - {name: on-boarding, passwordfile: /run/secrets/on-boarding}
 hide: false
-limits: {requests: 100, connections: 200}
+limits: {requests: 100, connections: 200, addresses: {failures: 10/m}}
+sessions: {secretfile: /run/secrets/sessions}
+tokens: {services: [acumos.example.org], key: /token.key, realm: 'https://acumos.example.org:30883/auth/token'}
 trustedproxies: [10.0.0.0/8]
 authrequest: {path: /check, peers: [127.0.0.1]}
 logs: {directory: /logs, level: debug, format: athena, access: false, console: 'off', keep: 7, maxbytes: 10000000}
@@ -136,9 +139,11 @@ draintimeout: 1m
     );
     assert_eq!(upstream.ca_file.as_deref(), Some(Path::new("/ca.pem")));
     assert_eq!(upstream.redirects, Redirects::Pass);
-    assert_eq!(upstream.realms[0].host(), "auth.example.org");
+    assert_eq!(upstream.realms, ["auth.example.org"]);
+    assert_eq!(upstream.storage, ["minio:9000"]);
     assert_eq!(upstream.timeouts.connect, Duration::from_secs(3));
-    assert_eq!(upstream.timeouts.answer, Duration::from_secs(3600));
+    assert_eq!(upstream.timeouts.answer, Duration::from_secs(300));
+    assert_eq!(upstream.timeouts.commit, Duration::from_secs(3600));
     assert_eq!(upstream.timeouts.idle, Duration::from_secs(120));
     let login = config.acumos.login.as_ref().unwrap();
     assert_eq!(
@@ -151,6 +156,12 @@ draintimeout: 1m
     assert!(!config.hide);
     assert_eq!(config.limits.requests, Some(100));
     assert_eq!(config.limits.connections, Some(200));
+    assert!(config.limits.rates.addresses.failures.is_some());
+    assert_eq!(
+        config.session_secret,
+        Some(Secret::File("/run/secrets/sessions".into()))
+    );
+    assert_eq!(config.tokens.as_ref().unwrap().issuer, "acumos.example.org");
     assert_eq!(config.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
     let auth_request = config.auth_request.as_ref().unwrap();
     assert_eq!(auth_request.path, "/check");
@@ -171,6 +182,9 @@ draintimeout: 1m
     let registry = config.as_registry();
     assert_eq!(registry.http.listen, config.listen);
     assert_eq!(registry.http.tls, config.tls);
+    assert_eq!(registry.registry.tokens, config.tokens);
+    assert_eq!(registry.registry.limits, config.limits.rates);
+    assert_eq!(registry.http.secret, config.session_secret);
     let acumos = registry.registry.acumos.unwrap();
     assert_eq!(acumos.options.service_names, ["on-boarding"]);
 }
@@ -235,7 +249,7 @@ fn a_mistake_is_named_with_its_line_and_what_to_do() {
             3,
             ["`url`", "did you mean `upstream.url`?"],
         ),
-        ("storage: {}", 3, ["`storage` is not known", "`upstream`"]),
+        ("colour: {}", 3, ["`colour` is not known", "`upstream`"]),
         (
             "logs:\n  level: loud",
             4,

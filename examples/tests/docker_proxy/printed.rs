@@ -10,7 +10,6 @@ upstream:
   url: https://me:hunter2-url@nexus:8443/?token=hunter2-query
   user: acumos_rw
   password: hunter2-upstream
-  realms: ['https://me:hunter2-realm@auth.example.org/token']
 acumos:
   services:
     cds: {url: 'http://me:hunter2-cds-url@cds:8000/ccds', user: ccds, password: hunter2-cds}
@@ -19,7 +18,9 @@ serviceaccounts:
 - {name: on-boarding, password: hunter2-account}
 - {name: federation, passwordfile: /run/secrets/federation}
 authrequest: {}
-limits: {requests: 7}
+limits: {requests: 7, users: {pulls: '100/6h burst 20'}}
+sessions: {secretfile: /s}
+tokens: {services: [acumos.example.org], key: /k}
 debug: {addr: ':5001', prometheus: {enabled: true}}
 health:
   http:
@@ -60,7 +61,7 @@ fn what_is_in_force_is_printed_without_secrets() {
 fn what_is_printed_gives_the_same_again() {
     for text in [
         // Secrets are not printed, so that there are none.
-        "upstream: {url: 'https://nexus', user: me, passwordfile: /p, redirects: pass, realms: ['https://a/token']}
+        "upstream: {url: 'https://nexus', user: me, passwordfile: /p, redirects: pass, realms: [a], storage: ['minio:9000']}
 acumos:
   services: {cds: {url: 'http://cds:8000/ccds', user: u, passwordfile: /c}, lum: {url: 'http://lum:2080'}}
   login: {secrets: password}
@@ -68,7 +69,9 @@ tls: {certificate: /c, key: /k, clientcas: [/ca], clientauth: verify-client-cert
 host: acumos.example.org
 serviceaccounts: [{name: federation, passwordfile: /f}]
 authrequest: {}
-limits: {requests: 7}
+limits: {requests: 7, users: {pulls: '100/6h burst 20'}}
+sessions: {secretfile: /s}
+tokens: {services: [acumos.example.org], key: /k}
 debug: {addr: ':5001', prometheus: {enabled: true}}
 health: {tcp: [{addr: 'nexus:8082'}], file: [{file: /maintenance}]}
 ",

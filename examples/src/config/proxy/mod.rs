@@ -15,8 +15,8 @@ use std::sync::LazyLock;
 
 pub use self::render::check;
 pub use self::sections::{
-    AuthRequest, Content, HtpasswdFile, Limits, LogFormat, Logs, ProxyConfig, Redirects, Timeouts,
-    Upstream,
+    AuthRequest, Content, HtpasswdFile, LogFormat, Logs, ProxyConfig, ProxyLimits, Redirects,
+    Timeouts, Upstream,
 };
 
 use self::environment::Filled;

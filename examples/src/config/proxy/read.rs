@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::super::acumos::{self, Credentials, Login, Source};
 use super::super::read::{debug, health, networks, tls};
 use super::super::section::Section;
+use super::super::tokens;
 use super::super::tree::Node;
 use super::super::value::Problem;
-use super::super::{Acumos, Level, Warning};
+use super::super::{Acumos, Level, Secret, Warning};
 use super::sections::{
-    AuthRequest, Content, HtpasswdFile, Limits, LogFormat, Logs, ProxyConfig, Redirects, Timeouts,
-    Upstream, secret,
+    AuthRequest, Content, HtpasswdFile, LogFormat, Logs, ProxyConfig, ProxyLimits, Redirects,
+    Timeouts, Upstream, secret,
 };
 
 /// The port that users of the platform know
@@ -40,6 +41,8 @@ pub(super) fn config(root: &Node) -> Result<(ProxyConfig, Vec<Warning>), Problem
         service_accounts,
         hide: root.flag("hide")?.unwrap_or(true),
         limits: limits(&root.section("limits"))?,
+        session_secret: session_secret(&root.section("sessions"))?,
+        tokens: tokens::read(&root.section("tokens"))?,
         trusted_proxies: match networks(&root, "trustedproxies")? {
             Some(networks) => networks,
             None => super::super::Own::default().trusted_proxies,
@@ -83,15 +86,6 @@ fn upstream(section: &Section<'_>) -> Result<Upstream, Problem> {
     let url = section.needed("url", url)?;
     let timeouts = section.section("timeouts");
     let default = Timeouts::default();
-    let realms = section
-        .texts("realms")?
-        .iter()
-        .map(|text| {
-            text.parse().map_err(|error: String| {
-                section.problem("realms", format!("expected URLs, but one is {error}"))
-            })
-        })
-        .collect::<Result<_, _>>()?;
     Ok(Upstream {
         url,
         credentials: credentials(section, "user")?,
@@ -100,10 +94,12 @@ fn upstream(section: &Section<'_>) -> Result<Upstream, Problem> {
             Some(text) if text.eq_ignore_ascii_case("pass") => Redirects::Pass,
             _ => Redirects::Follow,
         },
-        realms,
+        realms: section.texts("realms")?,
+        storage: section.texts("storage")?,
         timeouts: Timeouts {
             connect: timeouts.interval("connect")?.unwrap_or(default.connect),
             answer: timeouts.interval("answer")?.unwrap_or(default.answer),
+            commit: timeouts.interval("commit")?.unwrap_or(default.commit),
             idle: timeouts.interval("idle")?.unwrap_or(default.idle),
         },
     })
@@ -212,15 +208,25 @@ fn htpasswd(
     }
 }
 
-fn limits(section: &Section<'_>) -> Result<Limits, Problem> {
+fn session_secret(section: &Section<'_>) -> Result<Option<Secret>, Problem> {
+    secret(section.text("secret")?, section.text("secretfile")?).map_err(|_| {
+        section.problem(
+            "secretfile",
+            "expected one of `secret` and `secretfile`, got both",
+        )
+    })
+}
+
+fn limits(section: &Section<'_>) -> Result<ProxyLimits, Problem> {
     let times = |key: &str| -> Result<Option<usize>, Problem> {
         Ok(section
             .times(key)?
             .map(|number| usize::try_from(number).unwrap_or(usize::MAX)))
     };
-    Ok(Limits {
+    Ok(ProxyLimits {
         requests: times("requests")?,
         connections: times("connections")?,
+        rates: super::super::limits::read(section)?,
     })
 }
 

@@ -5,10 +5,14 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::super::acumos::{self, Credentials};
+use super::super::limits;
 use super::super::render::{self, Out};
 use super::super::secret::HIDDEN;
+use super::super::tokens::out as tokens_out;
 use super::super::{ConfigError, Level, Secret};
-use super::sections::{Content, LogFormat, Logs, ProxyConfig, Redirects, Timeouts, Upstream};
+use super::sections::{
+    Content, LogFormat, Logs, ProxyConfig, ProxyLimits, Redirects, Timeouts, Upstream,
+};
 use super::{Loaded, Overrides};
 
 /// What a file, the command line and the environment put in force: YAML with every default filled
@@ -59,7 +63,9 @@ fn yaml(config: &ProxyConfig) -> String {
         htpasswd,
         service_accounts,
         hide,
-        limits,
+        limits: bounds,
+        session_secret,
+        tokens,
         trusted_proxies,
         auth_request,
         logs,
@@ -83,7 +89,6 @@ fn yaml(config: &ProxyConfig) -> String {
         .iter()
         .map(|account| Out::Map(credentials(account, "name")))
         .collect();
-    let count = |count: Option<usize>| count.map(|count| Out::number(count as u64));
     let auth_request = auth_request.as_ref().map(|auth_request| {
         Out::map([
             ("path", Out::text(&auth_request.path)),
@@ -104,13 +109,15 @@ fn yaml(config: &ProxyConfig) -> String {
         ("htpasswd", htpasswd),
         ("serviceaccounts", Some(Out::List(accounts))),
         ("hide", Some(Out::Flag(*hide))),
+        ("limits", Some(bounds_out(bounds))),
         (
-            "limits",
-            Some(Out::some([
-                ("requests", count(limits.requests)),
-                ("connections", count(limits.connections)),
-            ])),
+            "sessions",
+            session_secret.as_ref().map(|secret| match secret {
+                Secret::File(path) => Out::map([("secretfile", Out::path(path))]),
+                Secret::Text(_) => Out::map([("secret", Out::text(HIDDEN))]),
+            }),
         ),
+        ("tokens", tokens.as_ref().map(tokens_out)),
         ("trustedproxies", Some(networks(trusted_proxies))),
         ("authrequest", auth_request),
         ("logs", Some(self::logs(logs))),
@@ -126,6 +133,18 @@ fn yaml(config: &ProxyConfig) -> String {
     render::write(&sections)
 }
 
+fn bounds_out(bounds: &ProxyLimits) -> Out {
+    let count = |count: Option<usize>| count.map(|count| Out::number(count as u64));
+    let mut out = Out::some([
+        ("requests", count(bounds.requests)),
+        ("connections", count(bounds.connections)),
+    ]);
+    if let (Out::Map(entries), Out::Map(rates)) = (&mut out, limits::out(&bounds.rates)) {
+        entries.extend(rates);
+    }
+    out
+}
+
 fn upstream(upstream: &Upstream) -> Out {
     let Upstream {
         url,
@@ -133,6 +152,7 @@ fn upstream(upstream: &Upstream) -> Out {
         ca_file,
         redirects,
         realms,
+        storage,
         timeouts,
     } = upstream;
     let mut entries = vec![("url".to_owned(), Out::text(url.to_string()))];
@@ -150,20 +170,22 @@ fn upstream(upstream: &Upstream) -> Out {
         Redirects::Follow => "follow",
         Redirects::Pass => "pass",
     };
-    let realms = realms.iter().map(|url| Out::text(url.to_string()));
     let Timeouts {
         connect,
         answer,
+        commit,
         idle,
     } = timeouts;
     entries.extend([
         ("redirects".to_owned(), Out::text(redirects)),
-        ("realms".to_owned(), Out::List(realms.collect())),
+        ("realms".to_owned(), Out::texts(realms)),
+        ("storage".to_owned(), Out::texts(storage)),
         (
             "timeouts".to_owned(),
             Out::map([
                 ("connect", Out::duration(*connect)),
                 ("answer", Out::duration(*answer)),
+                ("commit", Out::duration(*commit)),
                 ("idle", Out::duration(*idle)),
             ]),
         ),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::super::acumos::Credentials;
-use super::super::{Acumos, Auth, Config, Debug, Driver, Health, Level, Secret, Tls, Url};
+use super::super::{
+    Acumos, Auth, Config, Debug, Driver, Health, Level, Limits, Secret, Tls, Tokens, Url,
+};
 
 /// Everything that an operator can set of `docker-proxy`
 ///
@@ -49,8 +51,13 @@ pub struct ProxyConfig {
     ///
     /// It does by default: names of models are worth something to those who must not have them.
     pub hide: bool,
-    /// How much is done at a time
-    pub limits: Limits,
+    /// How much is done at a time, and how often one may ask
+    pub limits: ProxyLimits,
+    /// What upload sessions are sealed with, the same for all replicas; made anew at each start
+    /// without it
+    pub session_secret: Option<Secret>,
+    /// The tokens that it issues, so that one login serves a whole pull; off
+    pub tokens: Option<Tokens>,
     /// Whose `Forwarded` and `X-Forwarded-…` headers are believed; loopback
     pub trusted_proxies: Vec<IpNet>,
     /// What answers for a web server that asks about each of its requests; off
@@ -89,8 +96,11 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// What becomes of its redirects to where content is
     pub redirects: Redirects,
-    /// The URLs of token services, besides those on the upstream itself, that get the credentials
-    pub realms: Vec<Url>,
+    /// The token services, as host and port, that get the credentials besides the upstream itself
+    pub realms: Vec<String>,
+    /// The hosts that its redirects are followed to though they are not on the open internet, or
+    /// do not speak TLS
+    pub storage: Vec<String>,
     /// How long it may take
     pub timeouts: Timeouts,
 }
@@ -110,10 +120,12 @@ pub enum Redirects {
 pub struct Timeouts {
     /// For a connection; 10 s
     pub connect: Duration,
-    /// To begin with its answer, once it has the request; 15 minutes, as long as the old proxy
-    /// waited, for large layers are put together when an upload ends
+    /// To begin with its answer to what only reads; a minute
     pub answer: Duration,
-    /// Without a byte in either direction of a transfer; 5 minutes
+    /// To begin with its answer to what writes, once it has everything; 15 minutes, as long as
+    /// the old proxy waited, for a layer is hashed and copied when its upload ends
+    pub commit: Duration,
+    /// Without a byte in the middle of an answer; a minute
     pub idle: Duration,
 }
 
@@ -121,8 +133,9 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            answer: Duration::from_secs(15 * 60),
-            idle: Duration::from_secs(5 * 60),
+            answer: Duration::from_secs(60),
+            commit: Duration::from_secs(15 * 60),
+            idle: Duration::from_secs(60),
         }
     }
 }
@@ -141,13 +154,15 @@ impl HtpasswdFile {
     pub(super) const REALM: &str = "Acumos";
 }
 
-/// `limits`: how much is done at a time
+/// `limits`: how much is done at a time, and how often one may ask
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct ProxyLimits {
     /// How many requests; the proxy's own default without it
     pub requests: Option<usize>,
     /// How many connections; as many as the system allows without it
     pub connections: Option<usize>,
+    /// How often one user, or one address, may ask
+    pub rates: Limits,
 }
 
 /// `authrequest`: answers for a web server that asks about each of its requests
@@ -213,6 +228,10 @@ impl ProxyConfig {
         config.http.tls.clone_from(&self.tls);
         config.http.debug.clone_from(&self.debug);
         config.http.drain_timeout = self.drain_timeout;
+        config.http.secret.clone_from(&self.session_secret);
+        config.registry.hide = self.hide;
+        config.registry.limits = self.limits.rates;
+        config.registry.tokens.clone_from(&self.tokens);
         config.health = self.health.clone();
         config
             .registry

@@ -14,6 +14,7 @@ pub mod acumos;
 pub mod compose;
 pub mod config;
 pub mod debug;
+pub mod explain;
 pub mod gate;
 pub mod health;
 pub mod lines;

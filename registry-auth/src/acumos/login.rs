@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 
 use super::cds::{Attempt, Cds, Login};
 use super::facts::Account;
+use super::passwords::NoKey;
 use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
@@ -142,13 +143,6 @@ impl CdsAuthenticator {
         })
     }
 }
-
-/// The system gives no random numbers
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the system gives no random numbers, without which credentials cannot be remembered safely"
-)]
-pub struct NoKey;
 
 #[async_trait]
 impl Authenticator for CdsAuthenticator {

@@ -68,6 +68,10 @@ impl Entry {
         }
     }
 
+    pub(crate) fn into_hash(self) -> Hash {
+        self.hash
+    }
+
     /// The name of the user
     pub fn user(&self) -> &str {
         &self.user

@@ -6,6 +6,7 @@
 mod authorizer;
 mod embedded;
 mod file;
+mod passwords;
 mod properties;
 mod table;
 mod world;

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use hyper_rustls::ConfigBuilderExt;
@@ -12,8 +13,8 @@ use registry_core::manifest::Limits;
 use registry_http::service::Builder;
 use registry_http::tls::{CipherSuite, ClientAuth, TlsVersion};
 use registry_http::{
-    Endpoint, Http2, Locations, ManifestUrls, Observer, RegistryService, ResponseHeaders,
-    ServeOptions, TlsOptions,
+    AccessControl, Endpoint, Http2, Locations, ManifestUrls, Observer, Rate, RateLimits,
+    RegistryService, ResponseHeaders, ServeOptions, SessionSecret, TlsOptions,
 };
 use registry_storage::{
     FileSystem, Measured, Memory, OpenError, PurgeOptions, StorageObserver, Store,
@@ -117,8 +118,7 @@ pub fn service(
     observer: Arc<dyn Observer>,
 ) -> Result<Builder, ComposeError> {
     let http = &config.http;
-    let builder =
-        RegistryService::builder(store, gate.authenticator.clone(), gate.authorizer.clone());
+    let builder = RegistryService::with_access(store, access(config, gate)?);
     let mut builder = builder
         .manifest_limits(Limits {
             max_bytes: config.registry.manifest_limit,
@@ -150,6 +150,63 @@ pub fn service(
         builder = builder.manifest_urls(urls);
     }
     Ok(builder)
+}
+
+/// For how long an upload goes on that was allowed when it began; the largest layer over the
+/// slowest line is done in a day
+const SESSION: Duration = Duration::from_secs(24 * 3600);
+
+/// Lets people to the service
+///
+/// # Errors
+///
+/// [`ComposeError`] when a value is not as it should be.
+pub fn access(config: &Config, gate: &Gate) -> Result<AccessControl, ComposeError> {
+    let own = &config.registry;
+    let secret = match &config.http.secret {
+        Some(secret) => secret
+            .read()
+            .map_err(|error| error.to_string())
+            .and_then(|text| SessionSecret::new(text).map_err(|error| error.to_string()))
+            .map_err(|error| ComposeError::new("http.secret", error))?,
+        None => SessionSecret::random(),
+    };
+    let access = AccessControl::new(gate.authenticator.clone(), gate.authorizer.clone())
+        .with_limits(limits(&own.limits))
+        .with_session_secret(secret, SESSION)
+        .with_request_names();
+    Ok(match own.hide {
+        true => access.with_hidden_as_absent(),
+        false => access,
+    })
+}
+
+fn limits(limits: &config::Limits) -> RateLimits {
+    type With = fn(RateLimits, Rate) -> RateLimits;
+    let config::Limits { addresses, users } = limits;
+    let wanted: [(Option<config::Limit>, With); 6] = [
+        (addresses.requests, RateLimits::requests_per_address),
+        (addresses.failures, RateLimits::failures_per_address),
+        (addresses.pulls, RateLimits::pulls_per_address),
+        (users.requests, RateLimits::requests_per_principal),
+        (users.failures, RateLimits::failures_per_principal),
+        (users.pulls, RateLimits::pulls_per_principal),
+    ];
+    wanted
+        .into_iter()
+        .fold(RateLimits::default(), |limits, (limit, with)| match limit {
+            Some(limit) => {
+                let rate = Rate::new(limit.count, limit.per);
+                with(
+                    limits,
+                    match limit.burst {
+                        Some(burst) => rate.with_burst(burst),
+                        None => rate,
+                    },
+                )
+            }
+            None => limits,
+        })
 }
 
 /// How the main listener treats connections

@@ -250,6 +250,7 @@ fn source(section: &Section<'_>) -> Result<Source, Problem> {
 
 fn services(section: &Section<'_>) -> Result<Services, Problem> {
     let cds = section.section("cds");
+    section.needed("cds", cds.node)?;
     let url = cds.url("url")?;
     let mut services = Services::new(cds.needed("url", url)?);
     services.cds.credentials = credentials(&cds)?;

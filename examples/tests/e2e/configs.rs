@@ -154,7 +154,7 @@ fn the_os_x_recipes() {
     let site = Site::new();
     let server = site.serve_with(OS_X);
     serves(&Peer::plain(&server.address));
-    warns_about(&server, &["storage.cache.blobdescriptor"]);
+    warns_about(&server, &["storage.cache.blobdescriptor", "http.secret"]);
     let debug = Peer::plain(&server.debug_address());
     debug.get("/debug/vars").expect(&[200]);
     // `http.debug.prometheus` is off in it.

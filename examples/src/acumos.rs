@@ -7,15 +7,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use registry_auth::acumos::{
     AcumosAuthorizer, AcumosServices, Answer, CachedDirectory, Cds, CdsAuthenticator, Directory,
-    DirectoryError, EmbeddedDirectory, Endpoint, FileDirectory, Lum, Query, TagsOf,
+    DirectoryAuthenticator, DirectoryError, EmbeddedDirectory, Endpoint, FileDirectory, Lum,
+    Passwords, Query, TagsOf,
 };
-use registry_auth::{Authenticator, Authorizer, Password};
+use registry_auth::{Authenticator, Authorizer, Password, Quoted, htpasswd};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::compose::ComposeError;
-use crate::config::acumos::{Acumos, Services, Source};
+use crate::config::acumos::{Acumos, Login, Services, Source};
 
 /// Who may do what on an Acumos platform
 #[derive(Debug)]
@@ -63,11 +64,12 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
         Source::Database(path) => {
             let directory = EmbeddedDirectory::open(path)
                 .map_err(|error| ComposeError::new("acumos.database", error))?;
-            let authorizer = decide(Arc::new(directory));
+            let directory = Arc::new(directory);
+            let authorizer = decide(directory.clone());
             Ok(AcumosGate {
                 explainer: authorizer.clone(),
                 authorizer,
-                authenticator: None,
+                authenticator: users(config, directory)?,
                 file: None,
             })
         }
@@ -79,7 +81,7 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
             Ok(AcumosGate {
                 explainer: authorizer.clone(),
                 authorizer,
-                authenticator: None,
+                authenticator: users(config, directory.clone())?,
                 file: Some(directory),
             })
         }
@@ -88,10 +90,7 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
             let asked = directory(services, cds.clone())?;
             let authenticator = match &config.login {
                 Some(login) => {
-                    let realm = login.realm.parse();
-                    let realm = realm.map_err(|error| {
-                        ComposeError::new("acumos", format!("the realm of logins: {error}"))
-                    })?;
+                    let realm = realm(login)?;
                     let users = CdsAuthenticator::new(cds, realm, login.options)
                         .map_err(|error| ComposeError::new("acumos", error))?;
                     Some(Arc::new(users) as Arc<dyn Authenticator>)
@@ -107,6 +106,26 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
             })
         }
     }
+}
+
+/// The users of a directory whose accounts have passwords, where they log in here
+fn users(
+    config: &Acumos,
+    directory: Arc<impl Passwords>,
+) -> Result<Option<Arc<dyn Authenticator>>, ComposeError> {
+    let Some(login) = &config.login else {
+        return Ok(None);
+    };
+    let users = DirectoryAuthenticator::new(directory, realm(login)?, htpasswd::Options::default())
+        .map_err(|error| ComposeError::new("acumos", error))?;
+    Ok(Some(Arc::new(users)))
+}
+
+fn realm(login: &Login) -> Result<Quoted, ComposeError> {
+    login
+        .realm
+        .parse()
+        .map_err(|error| ComposeError::new("acumos", format!("the realm of logins: {error}")))
 }
 
 /// Where the facts are, for people

@@ -197,7 +197,7 @@ fn embedded_content_brings_its_directory_and_users_along() {
         embedded.acumos.source,
         Source::Database("/try/directory.db".into())
     );
-    assert_eq!(embedded.htpasswd.unwrap().path, Path::new("/try/htpasswd"));
+    assert!(embedded.htpasswd.is_none() && embedded.acumos.login.is_some());
 
     let elsewhere = config("embedded: /try\nacumos: {file: /platform.yml}\nhtpasswd: {path: /h}\n");
     assert_eq!(
@@ -205,6 +205,7 @@ fn embedded_content_brings_its_directory_and_users_along() {
         Source::File("/platform.yml".into())
     );
     assert_eq!(elsewhere.htpasswd.unwrap().path, Path::new("/h"));
+    assert!(elsewhere.acumos.login.is_none());
     // Logins are the platform's where its services are.
     let platform = config("embedded: /try\nacumos: {services: {cds: {url: 'http://c/ccds'}}}\n");
     assert!(platform.htpasswd.is_none() && platform.acumos.login.is_some());
@@ -384,10 +385,6 @@ fn what_is_missing_is_named_with_where_it_can_be_said() {
             ],
         ),
         (
-            &format!("{upstream}acumos: {{file: /platform.yml}}\n"),
-            ["`htpasswd.path`", "users and their passwords", "line 2"],
-        ),
-        (
             &format!("{cds}upstream: {{user: me, password: hunter2}}\n"),
             ["`upstream` needs `url`", "not set", "line 2"],
         ),
@@ -421,7 +418,7 @@ fn what_is_missing_is_named_with_where_it_can_be_said() {
             &format!(
                 "{upstream}acumos: {{file: /p, login: {{realm: x}}}}\nhtpasswd: {{path: /h}}\n"
             ),
-            ["`acumos.login`", "`acumos.services`", "line 2"],
+            ["`acumos.login`", "`htpasswd`", "got both"],
         ),
     ] {
         let error = error(text);

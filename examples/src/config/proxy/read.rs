@@ -37,7 +37,7 @@ pub(super) fn config(root: &Node) -> Result<(ProxyConfig, Vec<Warning>), Problem
         listen,
         host: root.text("host")?,
         tls,
-        htpasswd: htpasswd(&root, &content, &acumos)?,
+        htpasswd: htpasswd(&root.section("htpasswd"))?,
         service_accounts,
         hide: root.flag("hide")?.unwrap_or(true),
         limits: limits(&root.section("limits"))?,
@@ -135,7 +135,6 @@ fn service_accounts(root: &Section<'_>) -> Result<Vec<Credentials>, Problem> {
 
 fn acumos(root: &Section<'_>, content: &Content) -> Result<Acumos, Problem> {
     let section = root.section("acumos");
-    let says = |key: &str| section.node(key).is_some();
     // Logins are read by themselves: they are on here wherever the services are.
     let nowhere = Section {
         node: None,
@@ -159,53 +158,30 @@ fn acumos(root: &Section<'_>, content: &Content) -> Result<Acumos, Problem> {
         },
     };
     let login = acumos::login(&section.section("login"))?;
-    acumos.login = match &acumos.source {
-        Source::Services(_) if !root.section("htpasswd").node.is_some() => {
-            Some(login.unwrap_or_else(|| Login {
-                realm: HtpasswdFile::REALM.to_owned(),
-                options: Default::default(),
-            }))
-        }
-        _ if says("login") => {
-            return Err(section.problem(
-                "login",
-                "expected it with `acumos.services` and without `htpasswd`: it is about logins at \
-                 the platform",
-            ));
-        }
-        _ => None,
-    };
+    if root.section("htpasswd").node.is_none() {
+        acumos.login = Some(login.unwrap_or_else(|| Login {
+            realm: HtpasswdFile::REALM.to_owned(),
+            options: Default::default(),
+        }));
+    } else if login.is_some() {
+        return Err(section.problem(
+            "login",
+            "expected it or `htpasswd`, got both: users log in by one of them",
+        ));
+    }
     Ok(acumos)
 }
 
-fn htpasswd(
-    root: &Section<'_>,
-    content: &Content,
-    acumos: &Acumos,
-) -> Result<Option<HtpasswdFile>, Problem> {
-    let section = root.section("htpasswd");
-    if section.node.is_some() {
-        return Ok(Some(HtpasswdFile {
-            path: section.needed_text("path")?.into(),
-            realm: section
-                .text("realm")?
-                .unwrap_or_else(|| HtpasswdFile::REALM.to_owned()),
-        }));
+fn htpasswd(section: &Section<'_>) -> Result<Option<HtpasswdFile>, Problem> {
+    if section.node.is_none() {
+        return Ok(None);
     }
-    match content {
-        _ if acumos.login.is_some() => Ok(None),
-        Content::Embedded(folder) => Ok(Some(HtpasswdFile {
-            path: Content::htpasswd_in(folder),
-            realm: HtpasswdFile::REALM.to_owned(),
-        })),
-        Content::Upstream(_) => Err(Problem {
-            origin: root.origin("acumos"),
-            text:
-                "expected `htpasswd.path`, a file of users and their passwords: `acumos.file` and \
-                   `acumos.database` have none"
-                    .to_owned(),
-        }),
-    }
+    Ok(Some(HtpasswdFile {
+        path: section.needed_text("path")?.into(),
+        realm: section
+            .text("realm")?
+            .unwrap_or_else(|| HtpasswdFile::REALM.to_owned()),
+    }))
 }
 
 fn session_secret(section: &Section<'_>) -> Result<Option<Secret>, Problem> {

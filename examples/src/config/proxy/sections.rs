@@ -42,7 +42,8 @@ pub struct ProxyConfig {
     pub content: Content,
     /// The rules, where their facts are, and how the platform's users log in
     pub acumos: Acumos,
-    /// Users and passwords in a file, for facts that do not come from the platform's services
+    /// Users and passwords in a file, instead of the passwords that accounts have where the facts
+    /// are
     pub htpasswd: Option<HtpasswdFile>,
     /// Who is none of the platform's users and may do what `acumos.serviceaccounts` says with
     /// every image: the platform's own pushers
@@ -79,7 +80,7 @@ pub struct ProxyConfig {
 /// Where the images are
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// In this folder, which also has the directory and the users: to try it out
+    /// In this folder, which also has the directory: to try it out
     Embedded(PathBuf),
     /// In another registry
     Upstream(Box<Upstream>),
@@ -260,11 +261,6 @@ impl Content {
     /// The database of the directory in an embedded folder
     pub fn directory_in(folder: &Path) -> PathBuf {
         folder.join("directory.db")
-    }
-
-    /// The users of an embedded folder
-    pub fn htpasswd_in(folder: &Path) -> PathBuf {
-        folder.join("htpasswd")
     }
 
     /// The images of an embedded folder

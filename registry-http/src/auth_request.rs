@@ -18,7 +18,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
-use registry_auth::Principal;
 use registry_core::{
     Access, Action, ErrorCode, ErrorDetail, ErrorResponse, Operation, Resource, RouteError,
     StartUpload, route,
@@ -26,7 +25,7 @@ use registry_core::{
 use serde::Deserialize;
 use tracing::Instrument;
 
-use crate::access::AccessControl;
+use crate::access::{AccessControl, Asked, Caller};
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::forwarded::{self, Client};
@@ -270,10 +269,11 @@ impl Inner {
                 Arc::default(),
             ))
         });
-        let mut response = match self.decide(parts, recorder.as_deref_mut()).await {
-            Ok(principal) => {
+        let decided = self.decide(parts, &client, &id, recorder.as_deref_mut());
+        let mut response = match decided.await {
+            Ok(caller) => {
                 let mut reply = Reply::new(StatusCode::OK);
-                if let Some(name) = principal.name() {
+                if let Some(name) = caller.principal.name() {
                     reply = reply.header(USER, name);
                 }
                 reply.header(header::CONTENT_LENGTH, 0).empty()
@@ -298,8 +298,10 @@ impl Inner {
     async fn decide(
         &self,
         parts: &Parts,
+        client: &Client,
+        id: &RequestId,
         mut recorder: Option<&mut Recorder>,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<Caller, Refusal> {
         if parts.uri.path() != self.path {
             let path = self.path.clone();
             return Err(Refusal::Path { path });
@@ -315,15 +317,21 @@ impl Inner {
         if let Some(recorder) = &mut recorder {
             recorder.operation(operation.label());
         }
-        let principal = self.access.identify(&parts.headers, &operation).await?;
+        let asked = Asked {
+            parts: &original.parts(&parts.headers)?,
+            client,
+            id,
+            operation: &operation,
+        };
+        let caller = self.access.identify(&asked).await?;
         if let Some(recorder) = &mut recorder {
-            recorder.user(principal.name());
+            recorder.user(caller.principal.name());
         }
-        self.access.authorize(&principal, &operation).await?;
+        self.access.authorize(&asked, &caller).await?;
         if let Operation::StartUpload { start, .. } = &operation {
-            self.allow_mount(&principal, start, original.query).await?;
+            self.allow_mount(&caller, start, original.query).await?;
         }
-        Ok(principal)
+        Ok(caller)
     }
 
     /// Refuses a mount that the caller could not do by pulling and pushing
@@ -332,7 +340,7 @@ impl Inner {
     /// is: what it might read out of it is decided about, and nothing may be in it twice.
     async fn allow_mount(
         &self,
-        principal: &Principal,
+        caller: &Caller,
         start: &StartUpload,
         query: Option<&str>,
     ) -> Result<(), Refusal> {
@@ -360,7 +368,7 @@ impl Inner {
                     action: Action::Pull,
                     reference: Some((*digest).into()),
                 };
-                match self.access.allows(principal, &source).await {
+                match self.access.allows(caller, &source).await {
                     true => Ok(()),
                     false => Err(Refusal::Mount),
                 }
@@ -412,6 +420,7 @@ const FORWARDED: Names = Names {
 #[derive(Debug, PartialEq, Eq)]
 struct Original<'a> {
     method: &'a str,
+    target: &'a str,
     path: &'a str,
     query: Option<&'a str>,
 }
@@ -447,9 +456,20 @@ impl<'a> Original<'a> {
         };
         Ok(Self {
             method,
+            target,
             path,
             query,
         })
+    }
+
+    /// The request as its client sent it
+    ///
+    /// Without what is known of the connection: that is the web server's, as is its certificate.
+    fn parts(&self, headers: &HeaderMap) -> Result<Parts, Refusal> {
+        let request = Request::builder().method(self.method).uri(self.target);
+        let (mut parts, ()) = request.body(()).map_err(|_| Refusal::Uri)?.into_parts();
+        parts.headers.clone_from(headers);
+        Ok(parts)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a web server in front is told, over real sockets where that matters
 
 use std::future::pending;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use registry_auth::{
 };
 use registry_core::{Action, Resource};
 use registry_http::{
-    AccessControl, AccessRecord, AuthRequestService, Observer, RemoteAddr, ResponseBody,
+    AccessControl, AccessRecord, AuthRequestService, Observer, Rate, RateLimits, RemoteAddr, ResponseBody,
     ServeOptions, UnixPeer, serve,
 };
 use serde_json::Value;
@@ -74,6 +75,7 @@ impl Authorizer for Rules {
             ("hers", Action::Pull | Action::Push) if principal.name() == Some("ada") => {
                 Decision::allow("hers", "it is hers")
             }
+            ("secret", _) => Decision::deny("rest", "it is a secret").with_hidden(),
             ("long", _) => Decision::deny("long", "“\"\\\u{1f600}” ".repeat(2000)),
             _ => Decision::deny("rest", "“nobody” may, \"really\""),
         })
@@ -345,6 +347,46 @@ async fn traefik_hands_on_the_answer_of_a_registry() {
             assert_eq!(answer.code(), code, "{method} {uri}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_hidden_is_a_404_to_the_client() {
+    let service = AuthRequestService::builder(access().with_hidden_as_absent()).build();
+    const URI: &str = "/v2/secret/manifests/v1";
+    for (method, uri, status) in [
+        ("X-Original-Method", "X-Original-URI", StatusCode::FORBIDDEN),
+        ("X-Forwarded-Method", "X-Forwarded-Uri", StatusCode::NOT_FOUND),
+    ] {
+        let headers = [("Authorization", ADA), (method, "GET"), (uri, URI)];
+        let answer = ask_with(&service, &headers).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.told(), "404");
+        assert_eq!(answer.code(), "MANIFEST_UNKNOWN");
+        assert!(!answer.header("x-registry-errors").unwrap().contains("it is a secret"));
+    }
+}
+
+#[tokio::test]
+async fn who_guesses_too_often_waits() {
+    let limits = RateLimits::default().failures_per_address(Rate::new(
+        NonZeroU32::MIN,
+        Duration::from_secs(3600),
+    ));
+    let service = AuthRequestService::builder(access().with_limits(limits)).build();
+    let guess = async |address: &str| {
+        let headers = [
+            ("Authorization", "Basic YWRhOndyb25n"),
+            ("X-Forwarded-For", address),
+            ("X-Original-Method", "GET"),
+            ("X-Original-URI", "/v2/"),
+        ];
+        ask_with(&service, &headers).await
+    };
+    assert_eq!(guess("192.0.2.1").await.status, StatusCode::UNAUTHORIZED);
+    let answer = guess("192.0.2.1").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(guess("192.0.2.2").await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
 
 mod access;
+mod auth_request;
 mod clients;
 mod configs;
 mod crash;

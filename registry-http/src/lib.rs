@@ -54,10 +54,13 @@
 //!
 //! [`TokenService`] is the token service to which such a registry can send its clients.
 //!
+//! [`AuthRequestService`] lets a web server such as nginx ask about each of its requests.
+//!
 //! What of the specification does not apply to this crate, and why, is in [`rows`].
 
 pub mod access;
 pub mod access_log;
+pub mod auth_request;
 mod blobs;
 pub mod body;
 mod compress;
@@ -86,6 +89,7 @@ mod uploads;
 
 pub use crate::access::{AccessControl, Rate, RateLimits, SessionSecret};
 pub use crate::access_log::{AccessRecord, Observer};
+pub use crate::auth_request::{AuthRequestService, AuthRequestServiceBuilder};
 pub use crate::body::{BodyError, ResponseBody};
 pub use crate::events::{EventSink, EventSinkError, Events};
 pub use crate::listener::{Listener, RemoteAddr, UnixPeer};

@@ -5,6 +5,7 @@
 
 mod access;
 mod acumos;
+mod auth_request;
 mod clients;
 mod configs;
 mod crash;

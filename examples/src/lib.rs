@@ -5,7 +5,7 @@
 //! store by [`store_tags`]), tokens of its own ([`token_key`]), [`access_log`], [`logging`] and
 //! [`metrics`] to see it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
-//! changes meanwhile ([`watch`]). The binary itself parses arguments; `examples/embed.rs` shows
+//! changes meanwhile ([`watch`]). [`directory`] fills the embedded database of who owns what. The binary itself parses arguments; `examples/embed.rs` shows
 //! the registry inside a service of one's own.
 
 pub mod access_log;
@@ -14,6 +14,7 @@ pub mod acumos;
 pub mod compose;
 pub mod config;
 pub mod debug;
+pub mod directory;
 pub mod explain;
 pub mod gate;
 pub mod health;
@@ -21,6 +22,8 @@ pub mod lines;
 pub mod logging;
 pub mod metrics;
 pub mod notifier;
+pub mod password;
+pub mod proxy;
 pub mod purge;
 pub mod reload;
 pub mod rules;

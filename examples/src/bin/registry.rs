@@ -1,19 +1,20 @@
 //! `registry`: a container registry on a folder
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use registry_auth::Password;
 use registry_auth::htpasswd::{Entry, File, LoadError};
 use registry_examples::compose;
 use registry_examples::config::{self, variables};
+use registry_examples::directory::DirectoryArguments;
 use registry_examples::explain::Question;
 use registry_examples::gate::Gate;
 use registry_examples::metrics::Metrics;
+use registry_examples::password;
 use registry_examples::serve::{self, Source};
 use registry_examples::store_tags::StoreTags;
 
@@ -35,6 +36,8 @@ enum Command {
     /// Ask who may do what
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Fill and change a database of accounts, solutions, catalogues and rights
+    Directory(DirectoryArguments),
     /// Add a user to a file of users, or change the password; it is read from standard input
     Htpasswd(HtpasswdArguments),
     /// Print the version
@@ -122,6 +125,10 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Command::Directory(arguments) => arguments
+            .run()
+            .map_err(|error| error.to_string())
+            .and_then(|text| print(&text)),
         Command::Htpasswd(arguments) => htpasswd(&arguments),
         Command::Version => print(&format!("registry {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
@@ -208,35 +215,12 @@ fn htpasswd(arguments: &HtpasswdArguments) -> Result<(), String> {
             .ok_or_else(|| format!("`{}` has no user `{user}`", path.display()))?;
         (without, "removed from")
     } else {
-        let entry = Entry::new(user, &read_password(user)?, *cost);
+        let entry = Entry::new(user, &password::read(user)?, *cost);
         let file = file.with(entry.map_err(|error| error.to_string())?);
         (file, if known { "changed in" } else { "added to" })
     };
     file.save(path).map_err(|error| error.to_string())?;
     print(&format!("{user} {done} {}\n", path.display()))
-}
-
-/// Reads a password: one line of standard input
-fn read_password(user: &str) -> Result<Password, String> {
-    let mut input = io::stdin().lock();
-    if input.is_terminal() {
-        // What is typed is seen: turning that off takes more than a password is worth here.
-        eprintln!("password of {user} (it is shown; or send it by a pipe):");
-    }
-    let mut bytes = Vec::new();
-    // One line, and a little more than the longest that is taken.
-    for byte in input.by_ref().take(4096).bytes() {
-        match byte.map_err(|error| format!("cannot read the password: {error}"))? {
-            b'\n' => break,
-            byte => bytes.push(byte),
-        }
-    }
-    if bytes.last() == Some(&b'\r') {
-        bytes.pop();
-    }
-    String::from_utf8(bytes)
-        .map(Password::new)
-        .map_err(|_| "expected a password in UTF-8 on standard input".to_owned())
 }
 
 /// Prints; a reader that has gone is no error

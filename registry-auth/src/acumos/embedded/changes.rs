@@ -96,15 +96,15 @@ impl<'c> Changes<'c> {
         self.write_account(account, changed)
     }
 
-    pub(super) fn change_account(
+    pub(super) fn change_account<T>(
         &self,
         login: &str,
-        change: impl FnOnce(&mut AccountRecord),
-    ) -> Result<AccountRecord, EmbeddedError> {
+        change: impl FnOnce(&mut AccountRecord) -> T,
+    ) -> Result<T, EmbeddedError> {
         let Some((mut account, _)) = queries::account(self.connection, login)? else {
             return Err(no_account(login));
         };
-        change(&mut account);
+        let given = change(&mut account);
         if account.login != login {
             return refuse(format!(
                 "the login name of account `{}` cannot be changed",
@@ -112,7 +112,7 @@ impl<'c> Changes<'c> {
             ));
         }
         self.put_account(&account)?;
-        Ok(account)
+        Ok(given)
     }
 
     pub(super) fn remove_account(&self, login: &str) -> Result<bool, EmbeddedError> {

@@ -211,19 +211,19 @@ impl EmbeddedDirectory {
             .await
     }
 
-    /// Changes an account, and gives what it is then
+    /// Changes an account, and gives what the change gave
     ///
-    /// Nobody else changes it meanwhile.
+    /// Nobody else changes the database between what the change sees and what it makes of it.
     ///
     /// # Errors
     ///
     /// [`EmbeddedError::Records`] when there is no such account, or what it was changed to would
     /// not be put by [`put_account`](Self::put_account).
-    pub async fn change_account(
+    pub async fn change_account<T: Send + 'static>(
         &self,
         login: &str,
-        change: impl FnOnce(&mut AccountRecord) + Send + 'static,
-    ) -> Result<AccountRecord, EmbeddedError> {
+        change: impl FnOnce(&mut AccountRecord) -> T + Send + 'static,
+    ) -> Result<T, EmbeddedError> {
         let login = login.to_owned();
         self.write(move |changes| changes.change_account(&login, change))
             .await

@@ -6,11 +6,13 @@
 //! [`metrics`] to see it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
 //! changes meanwhile ([`watch`]). [`directory`] fills the embedded database of who owns what. The binary itself parses arguments; `examples/embed.rs` shows
-//! the registry inside a service of one's own.
+//! the registry inside a service of one's own. [`proxy`] is the docker-proxy, and [`acumos_log`] its log;
+//! both programs [`explain`] decisions.
 
 pub mod access_log;
 pub mod acme;
 pub mod acumos;
+pub mod acumos_log;
 pub mod compose;
 pub mod config;
 pub mod debug;

@@ -1,7 +1,9 @@
 //! Lines of text, written by a thread of its own
 
 use std::io::Write;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 /// How many lines may wait for a slow reader before whoever has the next one waits too
@@ -13,7 +15,12 @@ const QUEUE: usize = 8192;
 #[derive(Clone, Debug)]
 pub struct Lines {
     queue: SyncSender<Message>,
+    /// How many lines there was no room for, if they are dropped
+    dropped: Option<Arc<AtomicU64>>,
 }
+
+/// Says in a line of its own how many lines are missing before it
+pub(crate) type Missing = Box<dyn Fn(u64) -> String + Send>;
 
 /// The writing thread; it ends when every [`Lines`] of it is gone
 #[derive(Debug)]
@@ -28,8 +35,25 @@ enum Message {
 
 impl Lines {
     /// Lines that go to `out`
-    pub fn new(mut out: impl Write + Send + 'static) -> (Self, Writer) {
+    pub fn new(out: impl Write + Send + 'static) -> (Self, Writer) {
+        Self::start(out, None)
+    }
+
+    /// Lines that go to `out`, and that nobody ever waits for
+    ///
+    /// Those for which the queue has no room are dropped, and `missing` makes the line that says
+    /// so. For files on disks that may stand still while requests must not.
+    pub(crate) fn never_waiting(
+        out: impl Write + Send + 'static,
+        missing: Missing,
+    ) -> (Self, Writer) {
+        Self::start(out, Some(missing))
+    }
+
+    fn start(mut out: impl Write + Send + 'static, missing: Option<Missing>) -> (Self, Writer) {
         let (queue, messages) = sync_channel(QUEUE);
+        let dropped = missing.is_some().then(Arc::<AtomicU64>::default);
+        let counted = missing.zip(dropped.clone());
         let thread = std::thread::spawn(move || {
             let take = |message, out: &mut dyn Write| match message {
                 // Whoever reads the log may have gone; the registry serves on.
@@ -45,10 +69,15 @@ impl Lines {
                 while let Ok(message) = messages.try_recv() {
                     take(message, &mut out);
                 }
+                if let Some((missing, dropped)) = &counted
+                    && let count @ 1.. = dropped.swap(0, Ordering::Relaxed)
+                {
+                    take(Message::Line(missing(count)), &mut out);
+                }
                 let _ = out.flush();
             }
         });
-        (Self { queue }, Writer(thread))
+        (Self { queue, dropped }, Writer(thread))
     }
 
     /// Waits until all lines that were handed over are written
@@ -64,7 +93,13 @@ impl Lines {
     /// Hands over a line, with its end
     pub(crate) fn send(&self, line: String) {
         // The thread ends only after the last sender, and it does not panic.
-        let _ = self.queue.send(Message::Line(line));
+        let Some(dropped) = &self.dropped else {
+            let _ = self.queue.send(Message::Line(line));
+            return;
+        };
+        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
+            dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -131,5 +166,43 @@ pub(crate) mod tests {
         drop(lines);
         writer.join();
         assert!(sink.text().ends_with("last\n"));
+    }
+
+    /// Writes only while the test lets it
+    struct Gate(Sink, Arc<Mutex<()>>);
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _open = self.1.lock().unwrap();
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_never_waits_is_told_what_is_missing() {
+        let (sink, gate) = (Sink::default(), Arc::new(Mutex::new(())));
+        let missing = Box::new(|count| format!("{count} missing\n"));
+        let (lines, writer) = Lines::never_waiting(Gate(sink.clone(), gate.clone()), missing);
+        let shut = gate.lock().unwrap();
+        let sent = 2 * QUEUE;
+        for _ in 0..sent {
+            lines.send("x\n".to_owned());
+        }
+        drop(shut);
+        drop(lines);
+        writer.join();
+        let text = sink.text();
+        let written = text.lines().filter(|line| *line == "x").count();
+        let told = text
+            .lines()
+            .filter_map(|line| line.strip_suffix(" missing"));
+        let told: usize = told.map(|count| count.parse::<usize>().unwrap()).sum();
+        // The thread may hold one line that is no longer in the queue.
+        assert!((QUEUE..=QUEUE + 1).contains(&written), "{written}");
+        assert_eq!(written + told, sent);
     }
 }

@@ -1,6 +1,7 @@
 //! From a configuration to who is let in, and who may do what
 
 use std::fmt;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,12 +14,14 @@ use registry_auth::{
     Decision, Granted, Principal, Quoted, Silly, TokenAuthenticator, TokenOptions,
 };
 use registry_http::TokenService;
+use tempfile::NamedTempFile;
 
 use crate::acumos;
 use crate::compose::{ComposeError, whole};
-use crate::config::{self, Auth, Config};
+use crate::config::{self, Auth, Config, Url};
 use crate::rules::RuleFile;
 use crate::token_key;
+use crate::ways_in::WaysIn;
 
 /// Who is let in, and who may do what
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Gate {
     ///
     /// Without anything everyone is anonymous and may do everything. Without rules whoever is let
     /// in may do everything, and the bearer of a token what it grants. Where tokens are issued,
-    /// the key is made if it is not there and `make_keys` says so.
+    /// the key is made if it is not there.
     ///
     /// # Errors
     ///
@@ -65,7 +68,7 @@ impl Gate {
                         file.reload().map(|()| None)
                     })
                 }));
-                parts.basic.extend(gate.authenticator);
+                parts.people.extend(gate.authenticator);
                 Some((gate.authorizer, gate.explainer))
             }
             None => None,
@@ -96,14 +99,17 @@ impl Gate {
             (Some(rules), None) => (rules.clone(), rules),
             (None, None) => {
                 let everyone: Arc<dyn Authorizer> =
-                    match parts.basic.is_empty() && parts.bearer.is_none() {
+                    match parts.people.is_empty() && parts.bearer.is_none() {
                         true => Arc::new(AllowAll),
                         false => Arc::new(Authenticated),
                     };
                 (everyone.clone(), everyone)
             }
         };
-        parts.build(authorizer, explainer, has_rules)
+        if let Some(tokens) = &own.tokens {
+            parts.issue(tokens, config.http.host.as_ref(), authorizer.clone())?;
+        }
+        Ok(parts.build(authorizer, explainer, has_rules))
     }
 }
 
@@ -111,7 +117,7 @@ impl Gate {
 #[derive(Debug, Default)]
 struct Parts {
     /// Know people by name and password
-    basic: Vec<Arc<dyn Authenticator>>,
+    people: Vec<Arc<dyn Authenticator>>,
     /// Knows tokens
     bearer: Option<Arc<dyn Authenticator>>,
     tokens: Option<TokenService>,
@@ -123,7 +129,7 @@ impl Parts {
     fn log_in(&mut self, auth: &Auth) -> Result<(), ComposeError> {
         match auth {
             Auth::None => {}
-            Auth::Silly { realm, service } => self.basic.push(Arc::new(Silly::new(
+            Auth::Silly { realm, service } => self.people.push(Arc::new(Silly::new(
                 quoted("auth.silly.realm", realm)?,
                 quoted("auth.silly.service", service)?,
             ))),
@@ -137,7 +143,7 @@ impl Parts {
                     .push(Reloadable::new("users", vec![path.clone()], move || {
                         read.reload().map(Some)
                     }));
-                self.basic.push(htpasswd);
+                self.people.push(htpasswd);
             }
             Auth::Token(token) => {
                 let authenticator = TokenAuthenticator::new(token_options(token)?)
@@ -156,43 +162,136 @@ impl Parts {
         Ok(())
     }
 
+    /// Adds the tokens of this registry: they are issued to people who log in by the ways there
+    /// are so far, as far as `authorizer` allows, and are a way to log in themselves
+    fn issue(
+        &mut self,
+        config: &config::Tokens,
+        host: Option<&Url>,
+        authorizer: Arc<dyn Authorizer>,
+    ) -> Result<(), ComposeError> {
+        let wrong = |problem: &dyn fmt::Display| ComposeError::new("registry.tokens", problem);
+        if self.bearer.is_some() {
+            return Err(wrong(
+                &"expected one issuer of tokens, got two: take this or `auth.token` away",
+            ));
+        }
+        let Some(people) = WaysIn::new(self.people.clone(), None) else {
+            return Err(wrong(
+                &"expected users to issue tokens to, such as those of `auth.htpasswd`, got none",
+            ));
+        };
+        let realm = match (&config.realm, host) {
+            (Some(realm), _) => realm.expose().to_owned(),
+            (None, Some(host)) => {
+                format!("{}{}", host.expose().trim_end_matches('/'), config.path)
+            }
+            (None, None) => {
+                return Err(wrong(
+                    &"expected `realm` or `http.host`, so that clients can be told where to get \
+                      tokens",
+                ));
+            }
+        };
+        let [service, others @ ..] = &config.services[..] else {
+            return Err(wrong(&"expected one of `services` at least"));
+        };
+        let made = token_key::ensure(&config.key, config.certificates.as_deref(), &config.issuer)
+            .map_err(|error| ComposeError::new("registry.tokens.key", error))?;
+        if made {
+            tracing::info!(key = %config.key.display(), "a key to sign tokens with was made");
+        }
+        let mut options = IssuerOptions::new(&config.issuer, service, &config.key)
+            .with_lifetime(config.lifetime)
+            .with_refresh_lifetime(config.refresh_lifetime);
+        let mut paths = vec![config.key.clone()];
+        for other in others {
+            options = options.with_service(other);
+        }
+        if let Some(path) = &config.certificates {
+            options = options.with_certificates(path);
+            paths.push(path.clone());
+        }
+        if let Some(path) = &config.former_keys {
+            options = options.with_former_keys(path);
+            paths.push(path.clone());
+        }
+        let issuer = Arc::new(TokenIssuer::new(options).map_err(|error| wrong(&error))?);
+        let own = OwnTokens::new(issuer.clone(), &realm, service, &config.issuer)
+            .map_err(|error| wrong(&error))?;
+        self.tokens = Some(
+            TokenService::builder(issuer, people, authorizer)
+                .path(&config.path)
+                .keys_path(&config.keys_path)
+                .build(),
+        );
+        self.bearer = Some(own.authenticator.clone());
+        self.files
+            .push(Reloadable::new("keys of tokens", paths, move || {
+                own.reload().map(|()| None)
+            }));
+        Ok(())
+    }
+
     fn build(
         self,
         authorizer: Arc<dyn Authorizer>,
         explainer: Arc<dyn Authorizer>,
         has_rules: bool,
-    ) -> Result<Gate, ComposeError> {
-        let authorizer: Arc<dyn Authorizer> = match (&self.bearer, has_rules) {
-            (None, _) => authorizer,
-            (Some(_), true) => Arc::new(WithTokens::new(
-                Arc::new(BySubject::new(authorizer.clone())),
-                authorizer,
-            )),
-            (Some(_), false) => Arc::new(Granted),
-        };
-        let explainer = match (&self.bearer, has_rules) {
-            (Some(_), false) => Arc::new(Granted),
-            _ => explainer,
-        };
-        let mut all = self.basic;
-        all.extend(self.bearer);
-        let authenticator = match all.pop() {
-            None => Arc::new(Anyone) as Arc<dyn Authenticator>,
-            Some(only) if all.is_empty() => only,
-            Some(_) => {
-                return Err(ComposeError::new(
-                    "registry.auth",
-                    "expected one way to log in, got several",
-                ));
-            }
-        };
-        Ok(Gate {
-            authenticator,
+    ) -> Gate {
+        // A token of another issuer is all that is known of its bearer. With users or rules of
+        // one's own, it also matters what these say of whom it is about.
+        let knows_people = !self.people.is_empty() || has_rules;
+        let (authorizer, explainer): (Arc<dyn Authorizer>, Arc<dyn Authorizer>) =
+            match (&self.bearer, knows_people) {
+                (None, _) => (authorizer, explainer),
+                (Some(_), true) => (Arc::new(WithTokens::new(authorizer)), explainer),
+                (Some(_), false) => (Arc::new(Granted), Arc::new(Granted)),
+            };
+        Gate {
+            authenticator: WaysIn::new(self.people, self.bearer)
+                .unwrap_or_else(|| Arc::new(Anyone)),
             authorizer,
             explainer,
             tokens: self.tokens,
             files: self.files,
+        }
+    }
+}
+
+/// The tokens of this registry's own issuer, taken by this registry
+#[derive(Debug)]
+struct OwnTokens {
+    issuer: Arc<TokenIssuer>,
+    authenticator: Arc<TokenAuthenticator>,
+    /// The issuer's public keys, as the authenticator reads them
+    keys: NamedTempFile,
+}
+
+impl OwnTokens {
+    fn new(
+        issuer: Arc<TokenIssuer>,
+        realm: &str,
+        service: &str,
+        name: &str,
+    ) -> Result<Self, String> {
+        let keys = NamedTempFile::new().map_err(|error| error.to_string())?;
+        fs::write(keys.path(), issuer.jwks()).map_err(|error| error.to_string())?;
+        let options = TokenOptions::new(realm, service, name).with_jwks(keys.path());
+        let authenticator = TokenAuthenticator::new(options).map_err(|error| error.to_string())?;
+        Ok(Self {
+            issuer,
+            authenticator: Arc::new(authenticator),
+            keys,
         })
+    }
+
+    fn reload(&self) -> Result<(), String> {
+        self.issuer.reload().map_err(|error| error.to_string())?;
+        fs::write(self.keys.path(), self.issuer.jwks()).map_err(|error| error.to_string())?;
+        self.authenticator
+            .reload()
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -205,10 +304,12 @@ struct WithTokens {
 }
 
 impl WithTokens {
-    fn new(subjects: Arc<dyn Authorizer>, others: Arc<dyn Authorizer>) -> Self {
+    fn new(rules: Arc<dyn Authorizer>) -> Self {
+        // A token cannot add to what its subject may do, and has no tags.
+        let subjects = Arc::new(BySubject::new(rules.clone()));
         Self {
             tokens: Both::new(Arc::new(Granted), subjects),
-            others,
+            others: rules,
         }
     }
 }
@@ -275,6 +376,11 @@ pub fn describe(config: &Config) -> Vec<String> {
         lines.push(format!("by the rules in {}", whole(rules)));
     }
     lines.extend(own.acumos.as_ref().map(acumos::describe));
+    lines.extend(
+        own.tokens
+            .as_ref()
+            .map(|tokens| format!("issuing tokens at {} as {}", tokens.path, tokens.issuer)),
+    );
     lines
 }
 

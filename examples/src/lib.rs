@@ -2,7 +2,8 @@
 //!
 //! [`config`] reads what an operator wrote and [`compose`] makes a registry of it: with a [`gate`]
 //! for who may do what, by [`rules`] of a file or those of the platform ([`acumos`], which ask the
-//! store by [`store_tags`]), tokens of its own ([`token_key`]), [`access_log`], [`logging`] and
+//! store by [`store_tags`]), tokens of its own ([`token_key`],
+//! [`front`]), one or several ways to log in ([`ways_in`]), [`access_log`], [`logging`] and
 //! [`metrics`] to see it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell others, [`purge`] to remove abandoned
 //! uploads, and [`acme`] to get certificates. [`serve`] runs it, and [`reload`] takes up what
 //! changes meanwhile ([`watch`]). [`directory`] fills the embedded database of who owns what. The binary itself parses arguments; `examples/embed.rs` shows
@@ -18,6 +19,7 @@ pub mod config;
 pub mod debug;
 pub mod directory;
 pub mod explain;
+pub mod front;
 pub mod gate;
 pub mod health;
 pub mod lines;
@@ -33,3 +35,4 @@ pub mod serve;
 pub mod store_tags;
 pub mod token_key;
 pub mod watch;
+pub mod ways_in;

@@ -25,6 +25,7 @@ use crate::config::{
     variables,
 };
 use crate::debug::DebugService;
+use crate::front::Front;
 use crate::gate::{self, Gate};
 use crate::health::{Health, HealthError};
 use crate::logging;
@@ -193,6 +194,7 @@ async fn serve_with(
         .readiness(readiness.clone())
         .events(events)
         .build();
+    let service = Front::new(service, gate.tokens);
 
     let mut tasks = Tasks::default();
     if let Some(schedule) = compose::purge_schedule(&config.storage) {
@@ -264,7 +266,10 @@ async fn serve_with(
 pub(crate) struct Tasks(Vec<AbortHandle>);
 
 impl Tasks {
-    pub(crate) fn add<T: Send + 'static>(&mut self, task: impl Future<Output = T> + Send + 'static) {
+    pub(crate) fn add<T: Send + 'static>(
+        &mut self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
         self.0.push(tokio::spawn(task).abort_handle());
     }
 }
@@ -297,7 +302,10 @@ pub(crate) async fn listen(http: &config::Http) -> Result<(Listener, Address), S
     }
 }
 
-pub(crate) async fn bind(listen: &str, key: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+pub(crate) async fn bind(
+    listen: &str,
+    key: &'static str,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
     let addresses = listen_addresses(listen)?;
     let bound = async {
         let listener = TcpListener::bind(&addresses[..]).await?;
@@ -410,7 +418,9 @@ pub(crate) fn reachable(address: SocketAddr) -> String {
 
 /// Resolves at the first SIGTERM or SIGINT, once `readiness` says so; at the second the process
 /// ends at once
-pub(crate) fn signals(readiness: Readiness) -> Result<(impl Future<Output = ()>, Signal), ServeError> {
+pub(crate) fn signals(
+    readiness: Readiness,
+) -> Result<(impl Future<Output = ()>, Signal), ServeError> {
     let install = |kind| signal(kind).map_err(ServeError::Signal);
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;

@@ -16,8 +16,8 @@ use registry_auth::{
 };
 use registry_core::{Action, Resource};
 use registry_http::{
-    AccessControl, AccessRecord, AuthRequestService, Observer, Rate, RateLimits, RemoteAddr, ResponseBody,
-    ServeOptions, UnixPeer, serve,
+    AccessControl, AccessRecord, AuthRequestService, Observer, Rate, RateLimits, RemoteAddr,
+    ResponseBody, ServeOptions, UnixPeer, serve,
 };
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -355,23 +355,30 @@ async fn what_is_hidden_is_a_404_to_the_client() {
     const URI: &str = "/v2/secret/manifests/v1";
     for (method, uri, status) in [
         ("X-Original-Method", "X-Original-URI", StatusCode::FORBIDDEN),
-        ("X-Forwarded-Method", "X-Forwarded-Uri", StatusCode::NOT_FOUND),
+        (
+            "X-Forwarded-Method",
+            "X-Forwarded-Uri",
+            StatusCode::NOT_FOUND,
+        ),
     ] {
         let headers = [("Authorization", ADA), (method, "GET"), (uri, URI)];
         let answer = ask_with(&service, &headers).await;
         assert_eq!(answer.status, status);
         assert_eq!(answer.told(), "404");
         assert_eq!(answer.code(), "MANIFEST_UNKNOWN");
-        assert!(!answer.header("x-registry-errors").unwrap().contains("it is a secret"));
+        assert!(
+            !answer
+                .header("x-registry-errors")
+                .unwrap()
+                .contains("it is a secret")
+        );
     }
 }
 
 #[tokio::test]
 async fn who_guesses_too_often_waits() {
-    let limits = RateLimits::default().failures_per_address(Rate::new(
-        NonZeroU32::MIN,
-        Duration::from_secs(3600),
-    ));
+    let limits = RateLimits::default()
+        .failures_per_address(Rate::new(NonZeroU32::MIN, Duration::from_secs(3600)));
     let service = AuthRequestService::builder(access().with_limits(limits)).build();
     let guess = async |address: &str| {
         let headers = [

@@ -173,8 +173,10 @@ fn check(file: Option<PathBuf>) -> Result<(), String> {
 
 /// Prints a decision, and gives whether it is an allow
 fn explain(arguments: ExplainArguments) -> Result<bool, String> {
-    let (config, _) = config::Config::load(arguments.config.as_deref(), variables())
+    let (mut config, _) = config::Config::load(arguments.config.as_deref(), variables())
         .map_err(|error| error.to_string())?;
+    // No token is asked for here, and to open its issuer may make a key.
+    config.registry.tokens = None;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

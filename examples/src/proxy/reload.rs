@@ -1,14 +1,14 @@
 //! What an operator changes while `docker-proxy` runs
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use registry_http::Tls;
 use tokio::signal::unix::Signal;
 
-use super::serve::ProxySource;
-use crate::compose;
-use crate::config::Level;
+use super::serve::{self, ProxySource};
+use crate::acumos_log::AcumosLogHandle;
 use crate::config::proxy::ProxyConfig;
 use crate::gate::Reloadable;
 use crate::reload::{blocking, reload_tls};
@@ -18,7 +18,8 @@ use crate::watch::Watch;
 ///
 /// Certificates, facts, users, the keys of tokens, and of the configuration the level of the log.
 /// What is wrong with a new file is logged, and what was in force stays so.
-pub struct ProxyReloader<L> {
+#[derive(Debug)]
+pub struct ProxyReloader {
     /// Where the configuration comes from
     pub source: ProxySource,
     /// What is in force
@@ -27,11 +28,11 @@ pub struct ProxyReloader<L> {
     pub tls: Option<Tls>,
     /// Who is let in, and who may do what
     pub gate: Vec<Reloadable>,
-    /// Sets the level of the log, and says whether that was possible
-    pub set_level: L,
+    /// The log
+    pub logs: Arc<AcumosLogHandle>,
 }
 
-impl<L: Fn(Level) -> bool> ProxyReloader<L> {
+impl ProxyReloader {
     /// Reloads what changed, and everything whenever `hangup` (SIGHUP) comes; never ends
     ///
     /// `interval` is the time between two looks at the files.
@@ -42,6 +43,7 @@ impl<L: Fn(Level) -> bool> ProxyReloader<L> {
                 changed = watch.changed() => self.reload(|path| changed.iter().any(|at| at == path)).await,
                 _ = hangup.recv() => {
                     tracing::info!("reading everything again, as told by SIGHUP");
+                    self.logs.reopen();
                     self.reload(|_| true).await;
                 }
             }
@@ -89,15 +91,14 @@ impl<L: Fn(Level) -> bool> ProxyReloader<L> {
         }
         let level = new.logs.level;
         if level != self.config.logs.level {
-            if (self.set_level)(level) {
-                tracing::info!(level = ?compose::log_level(level), "another level is logged");
-            } else {
-                tracing::warn!("`logs.level` has changed, but RUST_LOG decides what is logged");
-            }
+            self.logs.set_level(serve::level(level));
+            tracing::info!(?level, "another level is logged");
             self.config.logs.level = level;
         }
         if new != self.config {
-            tracing::warn!("the configuration has changed; the rest of it takes effect at the next start");
+            tracing::warn!(
+                "the configuration has changed; the rest of it takes effect at the next start"
+            );
         }
     }
 }

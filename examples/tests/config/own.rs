@@ -53,7 +53,7 @@ fn where_the_facts_are_is_one_place() {
         ),
         (
             "{services: {}}",
-            "`registry.access.acumos.services.cds` needs `url`",
+            "`registry.access.acumos.services` needs `cds`",
         ),
         (
             "{services: {lum: {url: 'http://h'}}}",

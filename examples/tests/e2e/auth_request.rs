@@ -136,7 +136,13 @@ impl Guarded {
 
     /// A request as one of the users, or as nobody
     #[track_caller]
-    fn send(&self, user: Option<&str>, method: &str, target: &str, more: &[(&str, &str)]) -> Response {
+    fn send(
+        &self,
+        user: Option<&str>,
+        method: &str,
+        target: &str,
+        more: &[(&str, &str)],
+    ) -> Response {
         let authorization = user.map(|user| basic(user, "secret"));
         let mut headers = more.to_vec();
         if let Some(authorization) = &authorization {
@@ -170,19 +176,34 @@ fn configured(site: &Site, address: &str, asked: &str, upstream: &str) -> String
         .collect();
     let mut config = CONFIG.to_owned();
     for (shipped, here) in [
-        ("worker_processes auto;", format!("worker_processes 2; daemon off; {user}")),
+        (
+            "worker_processes auto;",
+            format!("worker_processes 2; daemon off; {user}"),
+        ),
         ("/run/nginx.pid", path("nginx/pid")),
         ("/var/log/nginx/error.log", path("nginx/error.log")),
-        ("/var/log/nginx/docker-proxy-access.log", path("nginx/access.log")),
-        ("  server_tokens off;\n", format!("  server_tokens off;\n{temporary}")),
+        (
+            "/var/log/nginx/docker-proxy-access.log",
+            path("nginx/access.log"),
+        ),
+        (
+            "  server_tokens off;\n",
+            format!("  server_tokens off;\n{temporary}"),
+        ),
         ("127.0.0.1:30880", asked.to_owned()),
         ("127.0.0.1:8082", upstream.to_owned()),
         ("acumos.example:30883", address.to_owned()),
-        ("    listen 8443 ssl http2;\n", format!("    listen {address} ssl http2;\n")),
+        (
+            "    listen 8443 ssl http2;\n",
+            format!("    listen {address} ssl http2;\n"),
+        ),
         ("    listen [::]:8443 ssl http2;\n", String::new()),
         ("/etc/nginx/certs/domain.crt", path("domain.crt")),
         ("/etc/nginx/certs/domain.key", path("domain.key")),
-        ("/etc/nginx/upstream-credentials.conf", path("upstream-credentials.conf")),
+        (
+            "/etc/nginx/upstream-credentials.conf",
+            path("upstream-credentials.conf"),
+        ),
     ] {
         assert_eq!(config.matches(shipped).count(), 1, "{shipped}");
         config = config.replace(shipped, &here);
@@ -239,7 +260,9 @@ fn upstream(
                 let mut refusal = HttpResponse::new(ResponseBody::from("wrong credentials"));
                 *refusal.status_mut() = StatusCode::UNAUTHORIZED;
                 let realm = header::HeaderValue::from_static("Basic realm=\"behind\"");
-                refusal.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+                refusal
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, realm);
                 return Ok(refusal);
             }
             registry.call(request).await
@@ -272,7 +295,10 @@ fn what_is_allowed_goes_through() {
     let folder = home.path("pulled");
     let target = format!("oci:{}:x", folder.display());
     run(&mut copy("src", "ada", &remote("ada/app"), &target));
-    for stored in [&layout.index, &layout.amd64].into_iter().chain(&layout.layers) {
+    for stored in [&layout.index, &layout.amd64]
+        .into_iter()
+        .chain(&layout.layers)
+    {
         let blob = folder.join("blobs/sha256").join(stored.digest.hex());
         assert_eq!(digest_of_file(&blob), stored.digest);
     }
@@ -288,14 +314,20 @@ fn what_is_allowed_goes_through() {
     }
     let mut anonymous = skopeo.command(&["inspect", "--no-creds", "--cert-dir", &certs]);
     let said = run_failing(anonymous.arg(remote("ada/app")));
-    assert!(said.contains("log in") || said.contains("unauthorized"), "{said}");
+    assert!(
+        said.contains("log in") || said.contains("unauthorized"),
+        "{said}"
+    );
     assert_eq!(guarded.seen.count(), before);
 
     // The registry behind sees nginx's credentials only, and who it is for.
     let own = basic("ada", "secret");
     for request in guarded.seen.all() {
         assert!(!request.contains(&own), "{request}");
-        assert!(request.contains("\"x-registry-user\", \"ada\""), "{request}");
+        assert!(
+            request.contains("\"x-registry-user\", \"ada\""),
+            "{request}"
+        );
     }
     let log = fs::read_to_string(guarded.site.path("nginx/access.log")).expect("a log");
     assert!(log.contains(" - ada ["), "{log}");
@@ -342,11 +374,19 @@ fn what_is_refused_never_gets_to_the_registry_behind() {
             ("GET", "/v2/_catalog", &[]),
             ("GET", "/service/rest/v1/repositories", &[]),
             // To be asked about is nginx's right.
-            ("GET", "/.docker-proxy", &[trick, ("X-Original-Method", "GET")]),
+            (
+                "GET",
+                "/.docker-proxy",
+                &[trick, ("X-Original-Method", "GET")],
+            ),
             ("GET", "/auth", &[trick, ("X-Original-Method", "GET")]),
             ("GET", manifest, &[trick]),
             ("GET", manifest, &[trick, ("X-Original-Method", "GET")]),
-            ("GET", manifest, &[("X-Forwarded-Uri", "/v2/shared/manifests/v1")]),
+            (
+                "GET",
+                manifest,
+                &[("X-Forwarded-Uri", "/v2/shared/manifests/v1")],
+            ),
             ("PUT", manifest, &[("X-Original-Method", "GET")]),
             ("PUT", manifest, &[("X-HTTP-Method-Override", "GET")]),
             ("GET", manifest, &[("X-Registry-User", "ada")]),
@@ -363,8 +403,8 @@ fn what_is_refused_never_gets_to_the_registry_behind() {
             let answer = answer.expect(expected);
             // Registry clients read JSON only; what nginx itself refuses is no request of theirs.
             if answer.status != 400 {
-                let errors: serde_json::Value =
-                    serde_json::from_slice(&answer.body).unwrap_or_else(|error| {
+                let errors: serde_json::Value = serde_json::from_slice(&answer.body)
+                    .unwrap_or_else(|error| {
                         panic!("{method} {target}: {error} in {}", answer.text())
                     });
                 assert!(errors["errors"][0]["code"].is_string(), "{errors}");
@@ -375,14 +415,35 @@ fn what_is_refused_never_gets_to_the_registry_behind() {
     let ada = basic("ada", "secret");
     for (request, expected) in [
         // What its owner may do, asked for in another way than clients do.
-        ("GET https://$HOST/v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: $HOST", 400),
-        ("GET http://127.0.0.1:1/v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: $HOST", 400),
-        ("GET /v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: behind.example", 421),
-        ("GET /v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: $HOST\r\nHost: behind.example", 400),
+        (
+            "GET https://$HOST/v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: $HOST",
+            400,
+        ),
+        (
+            "GET http://127.0.0.1:1/v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: $HOST",
+            400,
+        ),
+        (
+            "GET /v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: behind.example",
+            421,
+        ),
+        (
+            "GET /v2/ada/app/manifests/v1 HTTP/1.1\r\nHost: $HOST\r\nHost: behind.example",
+            400,
+        ),
         ("GET /v2/ada/app/manifests/v1 HTTP/1.0", 421),
-        ("POST /v2/ada/app/blobs/uploads/ HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\nTransfer-Encoding: chunked", 400),
-        ("POST /v2/ada/app/blobs/uploads/ HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\nContent-Length: 6", 400),
-        ("POST /v2/ada/app/blobs/uploads/ HTTP/1.1\r\nHost: $HOST\r\nTransfer-Encoding: chunked, identity", 501),
+        (
+            "POST /v2/ada/app/blobs/uploads/ HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+            400,
+        ),
+        (
+            "POST /v2/ada/app/blobs/uploads/ HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\nContent-Length: 6",
+            400,
+        ),
+        (
+            "POST /v2/ada/app/blobs/uploads/ HTTP/1.1\r\nHost: $HOST\r\nTransfer-Encoding: chunked, identity",
+            501,
+        ),
         ("CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: $HOST", 405),
     ] {
         let request = format!("{request}\r\nAuthorization: {ada}\r\nConnection: close\r\n\r\n");
@@ -403,7 +464,10 @@ fn clients_are_told_what_a_registry_tells_them() {
         return;
     };
     let ping = guarded.send(None, "GET", "/v2/", &[]).expect(&[401]);
-    assert_eq!(ping.header("www-authenticate"), Some("Basic realm=\"Acumos\""));
+    assert_eq!(
+        ping.header("www-authenticate"),
+        Some("Basic realm=\"Acumos\"")
+    );
     let version = "docker-distribution-api-version";
     assert_eq!(ping.header(version), Some("registry/2.0"));
     assert_eq!(ping.header("content-type"), Some("application/json"));
@@ -412,7 +476,9 @@ fn clients_are_told_what_a_registry_tells_them() {
     let ping = guarded.send(Some("ada"), "GET", "/v2/", &[]).expect(&[200]);
     assert_eq!(ping.header(version), Some("registry/2.0"));
     let manifest = "/v2/ada/app/manifests/v1";
-    let denied = guarded.send(Some("bob"), "PUT", manifest, &[]).expect(&[403]);
+    let denied = guarded
+        .send(Some("bob"), "PUT", manifest, &[])
+        .expect(&[403]);
     let errors: serde_json::Value = serde_json::from_slice(&denied.body).expect("JSON");
     assert_eq!(errors["errors"][0]["code"], "DENIED");
     let message = errors["errors"][0]["message"].as_str().expect("a message");
@@ -421,14 +487,19 @@ fn clients_are_told_what_a_registry_tells_them() {
 
     let wrong = guarded.send(Some("ada"), "GET", "/v2/ada/UP/manifests/v1", &[]);
     assert!(wrong.expect(&[400]).text().contains("NAME_INVALID"));
-    let unknown = guarded.send(Some("ada"), "GET", manifest, &[]).expect(&[404]);
+    let unknown = guarded
+        .send(Some("ada"), "GET", manifest, &[])
+        .expect(&[404]);
     assert!(unknown.text().contains("MANIFEST_UNKNOWN"));
     // An upload goes on through nginx.
     let started = guarded.send(Some("ada"), "POST", "/v2/ada/app/blobs/uploads/", &[]);
     let location = started.expect(&[202]).header("location").map(str::to_owned);
     let location = location.expect("a Location");
     let own = format!("https://{}/v2/", guarded.address);
-    assert!(location.starts_with("/v2/") || location.starts_with(&own), "{location}");
+    assert!(
+        location.starts_with("/v2/") || location.starts_with(&own),
+        "{location}"
+    );
 }
 
 #[test]

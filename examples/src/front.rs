@@ -1,4 +1,4 @@
-//! What answers which request on the listener of `docker-proxy`
+//! What answers which request on the main listener
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -10,9 +10,10 @@ use hyper::body::Body;
 use hyper::service::Service;
 use registry_http::{AuthRequestService, ResponseBody, TokenService};
 
-/// Hands each request to the service whose path it has, and all others to what is guarded
+/// A registry, or what guards one, with the services beside it at their own paths
 ///
-/// So nothing exists besides: what is guarded knows the API of registries and refuses the rest.
+/// Everything else is handed to the registry, which knows its API and refuses the rest: nothing
+/// exists besides.
 ///
 /// # Examples
 ///
@@ -23,37 +24,40 @@ use registry_http::{AuthRequestService, ResponseBody, TokenService};
 /// use http_body_util::Empty;
 /// use hyper::service::Service;
 /// use registry_auth::{AllowAll, Anyone};
-/// use registry_examples::proxy::front::Front;
+/// use registry_examples::front::Front;
 /// use registry_http::RegistryService;
 /// use registry_storage::{Memory, Store};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let store = Store::new(Arc::new(Memory::new()));
 /// let registry = RegistryService::builder(store, Arc::new(Anyone), Arc::new(AllowAll)).build();
-/// let front = Front::new(registry, None, None);
+/// let front = Front::new(registry, None);
 /// let request = Request::get("/authok/v2/").body(Empty::<bytes::Bytes>::new()).unwrap();
 /// assert_eq!(front.call(request).await.unwrap().status(), 404);
 /// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Front<S> {
-    guarded: S,
+    registry: S,
     tokens: Option<TokenService>,
     auth_request: Option<AuthRequestService>,
 }
 
 impl<S> Front<S> {
-    /// What is guarded, and what there is beside it
-    pub fn new(
-        guarded: S,
-        tokens: Option<TokenService>,
-        auth_request: Option<AuthRequestService>,
-    ) -> Self {
+    /// `registry`, and `tokens` at its own paths
+    pub fn new(registry: S, tokens: Option<TokenService>) -> Self {
         Self {
-            guarded,
+            registry,
             tokens,
-            auth_request,
+            auth_request: None,
         }
+    }
+
+    /// Adds what answers a web server that asks about each of its requests
+    #[must_use]
+    pub fn with_auth_request(mut self, auth_request: Option<AuthRequestService>) -> Self {
+        self.auth_request = auth_request;
+        self
     }
 }
 
@@ -70,20 +74,16 @@ where
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<ResponseBody>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        if let Some(tokens) = &self.tokens
-            && tokens.answers(path)
-        {
+        if let Some(tokens) = self.tokens.as_ref().filter(|it| it.answers(path)) {
             return Service::call(tokens, request);
         }
-        if let Some(auth_request) = &self.auth_request
-            && auth_request.answers(path)
-        {
+        if let Some(auth_request) = self.auth_request.as_ref().filter(|it| it.answers(path)) {
             return Service::call(auth_request, request);
         }
-        self.guarded.call(request)
+        self.registry.call(request)
     }
 }

@@ -14,8 +14,9 @@ use crate::access_log::Recorder;
 
 /// The body of a response: nothing, bytes at hand, or content streamed from the store
 ///
-/// Its length is always known exactly, so that a response has a `Content-Length` in every
-/// version of HTTP. A stream that ends early or runs over is an error, never a short body.
+/// Its length is known exactly, so that a response has a `Content-Length` in every version of
+/// HTTP; only that of what another registry sends through a proxy may not be. A stream that ends
+/// early or runs over is an error, never a short body.
 ///
 /// # Examples
 ///
@@ -42,7 +43,8 @@ enum Content {
 
 struct Streamed {
     stream: BoxStream<'static, Result<Bytes, BodyError>>,
-    remaining: u64,
+    /// `None` when only the end of the stream tells
+    remaining: Option<u64>,
     /// What the storage says while it reads belongs to this
     span: Span,
 }
@@ -56,6 +58,14 @@ impl ResponseBody {
         if length == 0 {
             return Self::default();
         }
+        Self::stream_of(Some(length), stream)
+    }
+
+    /// Content of as many bytes as `length` says, or as come where it is not known
+    pub(crate) fn stream_of(
+        length: Option<u64>,
+        stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
+    ) -> Self {
         Self {
             content: Content::Stream(Box::new(Streamed {
                 stream: stream.boxed(),
@@ -80,11 +90,11 @@ impl ResponseBody {
         self
     }
 
-    /// How many bytes are left to send
-    pub(crate) fn remaining(&self) -> u64 {
+    /// How many bytes are left to send, if that is known
+    pub(crate) fn remaining(&self) -> Option<u64> {
         match &self.content {
-            Content::Empty => 0,
-            Content::Full(bytes) => bytes.len() as u64,
+            Content::Empty => Some(0),
+            Content::Full(bytes) => Some(bytes.len() as u64),
             Content::Stream(streamed) => streamed.remaining,
         }
     }
@@ -128,18 +138,27 @@ impl Body for ResponseBody {
                 } = &mut **streamed;
                 let _entered = span.enter();
                 let next = match ready!(stream.poll_next_unpin(cx)) {
-                    Some(Ok(bytes)) => match remaining.checked_sub(bytes.len() as u64) {
-                        Some(left) => {
-                            *remaining = left;
-                            Some(Ok(bytes))
-                        }
-                        None => Some(Err(BodyError(Reason::TooLong))),
+                    Some(Ok(bytes)) => match remaining {
+                        None => Some(Ok(bytes)),
+                        Some(remaining) => match remaining.checked_sub(bytes.len() as u64) {
+                            Some(left) => {
+                                *remaining = left;
+                                Some(Ok(bytes))
+                            }
+                            None => Some(Err(BodyError(Reason::TooLong))),
+                        },
                     },
                     Some(Err(error)) => Some(Err(error)),
-                    None if *remaining > 0 => Some(Err(BodyError(Reason::TooShort {
-                        missing: *remaining,
-                    }))),
-                    None => None,
+                    None => match remaining.take() {
+                        Some(missing @ 1..) => {
+                            *remaining = Some(missing);
+                            Some(Err(BodyError(Reason::TooShort { missing })))
+                        }
+                        _ => {
+                            *remaining = Some(0);
+                            None
+                        }
+                    },
                 };
                 if let Some(Err(error)) = &next {
                     tracing::error!(
@@ -157,18 +176,21 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.remaining() == 0
+        self.remaining() == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining())
+        match self.remaining() {
+            Some(remaining) => SizeHint::with_exact(remaining),
+            None => SizeHint::default(),
+        }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         // The recorder reports when it is dropped in turn.
-        if self.remaining() == 0
+        if self.remaining() == Some(0)
             && let Some(recorder) = &mut self.recorder
         {
             recorder.complete();
@@ -196,12 +218,28 @@ pub struct BodyError(Reason);
 enum Reason {
     #[error(transparent)]
     Blob(BlobError),
+    #[error("the client took none of it for too long")]
+    NotTaken,
     #[error(transparent)]
     Storage(StorageError),
     #[error("the stored content is longer than its size said")]
     TooLong,
     #[error("the stored content ends {missing} bytes before its size")]
     TooShort { missing: u64 },
+    #[error("the registry behind this proxy broke off: {0}")]
+    Upstream(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl BodyError {
+    /// The client takes nothing
+    pub(crate) fn not_taken() -> Self {
+        Self(Reason::NotTaken)
+    }
+
+    /// What a proxied registry sends breaks off
+    pub(crate) fn upstream(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self(Reason::Upstream(error))
+    }
 }
 
 impl From<BlobError> for BodyError {

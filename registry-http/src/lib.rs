@@ -52,6 +52,7 @@
 //! # }
 //! ```
 //!
+//! [`ProxyService`] is another registry, seen through this crate's access control.
 //! [`TokenService`] is the token service to which such a registry can send its clients.
 //!
 //! [`AuthRequestService`] lets a web server such as nginx ask about each of its requests.
@@ -68,12 +69,14 @@ mod conditional;
 mod credentials;
 pub mod events;
 pub mod forwarded;
+mod http_service;
 pub mod listener;
 mod lists;
 pub mod location;
 pub mod manifest_urls;
 mod manifests;
 pub mod notifications;
+pub mod proxy;
 mod ranges;
 pub mod readiness;
 mod request_body;
@@ -96,6 +99,9 @@ pub use crate::listener::{Listener, RemoteAddr, UnixPeer};
 pub use crate::location::{BaseUrl, Locations, Prefix};
 pub use crate::manifest_urls::ManifestUrls;
 pub use crate::notifications::{Endpoint, Notifier, NotifierOptions};
+pub use crate::proxy::{
+    ProxyService, ProxyServiceBuilder, Redirects, Upstream, UpstreamOptions, UpstreamTags,
+};
 pub use crate::readiness::Readiness;
 pub use crate::request_id::RequestId;
 pub use crate::response_headers::ResponseHeaders;

@@ -28,10 +28,16 @@ pub struct RequestId(pub String);
 impl RequestId {
     /// The name that the request brings, or a new one
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let brought = headers
-            .get(X_REQUEST_ID)
-            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
-            .filter(|text| is_name(text));
+        Self::in_any(headers, &[X_REQUEST_ID])
+    }
+
+    /// The name that the first of these headers brings that brings one, or a new one
+    pub(crate) fn in_any(headers: &HeaderMap, names: &[HeaderName]) -> Self {
+        let brought = names
+            .iter()
+            .filter_map(|name| headers.get(name))
+            .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
+            .find(|text| is_name(text));
         Self(match brought {
             Some(text) => text.to_owned(),
             None => Uuid::new_v4().to_string(),

@@ -21,6 +21,7 @@ use crate::body::ResponseBody;
 use crate::events::EventSinkError;
 use crate::location::Prefix;
 use crate::manifest_urls::UrlRefused;
+use crate::proxy::UpstreamError;
 use crate::request_body::RequestBodyError;
 use crate::request_id::RequestId;
 
@@ -180,6 +181,9 @@ pub(crate) enum Cause {
     },
     #[error(transparent)]
     Upload(#[from] UploadError),
+    /// The registry behind a proxy
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     #[error(transparent)]
     Url(#[from] UrlRefused),
 }
@@ -255,6 +259,7 @@ fn verdict(cause: &Cause) -> (StatusCode, ErrorCode) {
         }
         Cause::Upload(UploadError::Storage(error)) => storage_verdict(error),
         Cause::Upload(_) => (Status::NOT_FOUND, Code::BlobUploadUnknown),
+        Cause::Upstream(error) => error.verdict(),
         Cause::Url(_) => (Status::BAD_REQUEST, Code::ManifestInvalid),
     }
 }
@@ -437,6 +442,7 @@ fn retry_after(cause: &Cause, status: StatusCode) -> Option<Duration> {
             _,
         ) => Some(*retry_after),
         (_, Some(StorageError::Busy { retry_after, .. })) => Some(*retry_after),
+        (Cause::Upstream(error), _) if error.retry_after().is_some() => error.retry_after(),
         _ => (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
     }
 }

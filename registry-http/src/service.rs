@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,37 +105,7 @@ impl RegistryService {
     }
 }
 
-impl<B> hyper::service::Service<Request<B>> for RegistryService
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn call(&self, request: Request<B>) -> Self::Future {
-        self.answer(request)
-    }
-}
-
-impl<B> tower_service::Service<Request<B>> for RegistryService
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.answer(request)
-    }
-}
+crate::http_service::http_service!(RegistryService);
 
 impl fmt::Debug for RegistryService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -546,13 +515,15 @@ async fn perform(
 }
 
 /// Says how long the content is; with the answer to a `HEAD`, instead of sending it
-fn set_length(response: &mut Response<ResponseBody>, head: bool) {
+pub(crate) fn set_length(response: &mut Response<ResponseBody>, head: bool) {
     let has_content = !matches!(
         response.status(),
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     );
-    if has_content && !response.headers().contains_key(header::CONTENT_LENGTH) {
-        let length = response.body().remaining();
+    if has_content
+        && !response.headers().contains_key(header::CONTENT_LENGTH)
+        && let Some(length) = response.body().remaining()
+    {
         set(response.headers_mut(), header::CONTENT_LENGTH, length);
     }
     if head {

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -109,37 +108,7 @@ impl TokenService {
     }
 }
 
-impl<B> hyper::service::Service<Request<B>> for TokenService
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn call(&self, request: Request<B>) -> Self::Future {
-        self.answer(request)
-    }
-}
-
-impl<B> tower_service::Service<Request<B>> for TokenService
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.answer(request)
-    }
-}
+crate::http_service::http_service!(TokenService);
 
 impl fmt::Debug for TokenService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -210,7 +179,9 @@ impl Inner {
         };
         let length = response.body().remaining();
         let headers = response.headers_mut();
-        set(headers, header::CONTENT_LENGTH, length);
+        if let Some(length) = length {
+            set(headers, header::CONTENT_LENGTH, length);
+        }
         set(headers, header::CONTENT_TYPE, "application/json");
         // Tokens are secrets, and refusals are about this request only.
         if !headers.contains_key(header::CACHE_CONTROL) {

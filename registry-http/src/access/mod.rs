@@ -20,7 +20,7 @@ use registry_core::{Operation, RepositoryName};
 use self::limits::Limits;
 pub(crate) use self::limits::TooMany;
 pub use self::limits::{Rate, RateLimits};
-pub(crate) use self::refusal::Refusal;
+pub(crate) use self::refusal::{Refusal, absence};
 pub use self::session::{SessionSecret, SessionSecretError};
 use self::session::{Sessions, Upload};
 use crate::credentials::credentials;
@@ -307,7 +307,7 @@ impl AccessControl {
             let challenge = why.and_then(|why| self.authenticator.challenge(&needed, why));
             let hides = self.hidden_as_absent && decision.is_hidden();
             if challenge.is_none() {
-                if hides && let Some(absence) = refusal::absence(asked.operation) {
+                if hides && let Some(absence) = absence(asked.operation) {
                     return Err(Failure::hidden(absence));
                 }
                 self.failed(asked, Some(principal));

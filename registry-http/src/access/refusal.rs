@@ -94,7 +94,7 @@ fn scopes(needed: &[Access]) -> Vec<String> {
 }
 
 /// What is said where nothing is, to an operation that reads what a repository has
-pub(super) fn absence(operation: &Operation) -> Option<Cause> {
+pub(crate) fn absence(operation: &Operation) -> Option<Cause> {
     match operation {
         Operation::GetBlob { name, digest } => Some(Cause::Blob(BlobError::Unknown {
             name: name.clone(),

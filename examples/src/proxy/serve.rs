@@ -8,20 +8,25 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use hyper::body::Body;
 use hyper::service::Service;
+use registry_auth::Password;
 use registry_auth::acumos::TagsOf;
+use registry_http::proxy::{ProxyServiceBuilder, Redirects};
 use registry_http::{
-    AuthRequestService, Observer, Readiness, RegistryService, ResponseBody, ServeOptions, serve,
+    AccessControl, AuthRequestService, Observer, ProxyService, Readiness, RegistryService,
+    ResponseBody, ServeOptions, Upstream, UpstreamOptions, UpstreamTags, serve,
 };
 use registry_storage::Store;
 use tracing::level_filters::LevelFilter;
 
 use super::reload::ProxyReloader;
+use crate::acumos;
 use crate::acumos_log::{self, AcumosLogHandle, AcumosLogOptions, Format};
 use crate::compose::{self, ComposeError, whole};
-use crate::config::proxy::{Content, LogFormat, Logs, Overrides, ProxyConfig, variables};
+use crate::config::acumos::Credentials;
+use crate::config::proxy::{self, Content, LogFormat, Logs, Overrides, ProxyConfig, variables};
 use crate::config::{Config, ConfigError, Level, Warning};
 use crate::debug::DebugService;
 use crate::explain::{ExplainAnswer, Question};
@@ -82,7 +87,7 @@ pub async fn run(source: ProxySource) -> Result<(), ServeError> {
 pub async fn explain(source: &ProxySource, question: &Question) -> Result<ExplainAnswer, String> {
     let (config, _) = source.load().map_err(|error| error.to_string())?;
     let registry = config.as_registry();
-    let tags = Tags::new(&config)?;
+    let tags = Tags::new(&config).map_err(|error| error.to_string())?;
     let gate = Gate::open(&registry, tags.asked()).map_err(|error| told(error).to_string())?;
     // Only content is looked up in the storage, which need not be there for the rest.
     if question.digest.is_some()
@@ -112,7 +117,7 @@ async fn serve_with(
     }
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage.
-    let tags = Tags::new(&config).map_err(|error| ComposeError::new("upstream", error))?;
+    let tags = Tags::new(&config)?;
     let gate = Gate::open(&registry, tags.asked()).map_err(told)?;
     let access = compose::access(&registry, &gate).map_err(told)?;
     let (tls, acme) = tls(registry.http.tls.as_ref())?;
@@ -151,6 +156,13 @@ async fn serve_with(
                 &readiness,
             )?)
         }
+        Tags::Upstream(tags, upstream) => Guarded::Proxy(
+            guard(&config, upstream.clone(), access.clone())
+                .tags(tags.clone())
+                .observer(observer.clone())
+                .readiness(readiness.clone())
+                .build(),
+        ),
     };
     let auth_request = config.auth_request.as_ref().map(|options| {
         AuthRequestService::builder(access.clone())
@@ -217,19 +229,28 @@ async fn serve_with(
 /// Who knows which tags lead to content, which is who has the content
 enum Tags {
     Embedded(Arc<StoreTags>),
+    Upstream(UpstreamTags, Upstream),
 }
 
 impl Tags {
-    fn new(config: &ProxyConfig) -> Result<Self, String> {
+    fn new(config: &ProxyConfig) -> Result<Self, ComposeError> {
         match &config.content {
             Content::Embedded(_) => Ok(Self::Embedded(Arc::default())),
-            Content::Upstream(_) => Err("interim".to_owned()),
+            Content::Upstream(upstream) => {
+                let upstream = Upstream::new(upstream_options(upstream)?)
+                    .map_err(|error| ComposeError::new("upstream", error))?;
+                Ok(Self::Upstream(
+                    UpstreamTags::new(upstream.clone()),
+                    upstream,
+                ))
+            }
         }
     }
 
     fn asked(&self) -> Arc<dyn TagsOf> {
         match self {
             Self::Embedded(tags) => tags.clone(),
+            Self::Upstream(tags, _) => Arc::new(tags.clone()),
         }
     }
 
@@ -237,7 +258,65 @@ impl Tags {
     fn name(&self) -> &'static str {
         match self {
             Self::Embedded(_) => "filesystem",
+            Self::Upstream(..) => "upstream",
         }
+    }
+}
+
+/// How the upstream is asked
+fn upstream_options(config: &proxy::Upstream) -> Result<UpstreamOptions, ComposeError> {
+    let proxy::Upstream {
+        url,
+        credentials,
+        ca_file,
+        redirects: _,
+        realms,
+        storage,
+        timeouts,
+    } = config;
+    let mut options = UpstreamOptions::new(url.expose())
+        .with_trusted_realms(realms)
+        .with_trusted_storage(storage)
+        .with_connect_timeout(timeouts.connect)
+        .with_answer_timeout(timeouts.answer)
+        .with_commit_timeout(timeouts.commit)
+        .with_idle_timeout(timeouts.idle);
+    if let Some(Credentials { user, password }) = credentials {
+        let password = password
+            .read()
+            .map_err(|error| ComposeError::new("upstream.passwordfile", error))?;
+        options = options.with_credentials(user, Password::new(password));
+    }
+    if let Some(path) = ca_file {
+        let tls = acumos::trusted_by(path)
+            .map_err(|error| ComposeError::new("upstream.cafile", error))?;
+        options = options.with_tls(tls);
+    }
+    Ok(options)
+}
+
+/// The spellings under which the platform's services send the name of a request
+const REQUEST_IDS: [HeaderName; 4] = [
+    HeaderName::from_static("x-acumos-requestid"),
+    HeaderName::from_static("x-acumos-request-id"),
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-onap-requestid"),
+];
+
+/// What guards an upstream
+fn guard(config: &ProxyConfig, upstream: Upstream, access: AccessControl) -> ProxyServiceBuilder {
+    let mut builder = ProxyService::builder(upstream, access)
+        .trusted_proxies(config.trusted_proxies.clone())
+        .request_id_headers(REQUEST_IDS);
+    if let Content::Upstream(upstream) = &config.content {
+        builder = builder.redirects(match upstream.redirects {
+            proxy::Redirects::Follow => Redirects::Follow,
+            proxy::Redirects::Pass => Redirects::Pass,
+        });
+    }
+    match config.limits.requests {
+        Some(requests) => builder.max_requests(requests),
+        None => builder,
     }
 }
 
@@ -256,6 +335,8 @@ fn embedded(
 /// What is guarded
 #[derive(Clone, Debug)]
 enum Guarded {
+    /// A registry elsewhere
+    Proxy(ProxyService),
     /// A registry in this process
     Registry(RegistryService),
 }
@@ -271,6 +352,7 @@ where
 
     fn call(&self, request: Request<B>) -> Self::Future {
         match self {
+            Self::Proxy(service) => Service::call(service, request),
             Self::Registry(service) => Service::call(service, request),
         }
     }

@@ -51,13 +51,6 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
             config.options.clone(),
         ))
     };
-    if config.login.is_some() && !matches!(config.source, Source::Services(_)) {
-        return Err(ComposeError::new(
-            "acumos",
-            "users of the platform can log in by its `services` only; a file or a database has \
-             no passwords",
-        ));
-    }
     match &config.source {
         // What is in memory or in a file of this machine is asked at once: there is nothing to
         // spare, and what an operator changes is in force.

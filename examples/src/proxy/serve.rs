@@ -106,6 +106,15 @@ async fn serve_with(
     logs: Arc<AcumosLogHandle>,
 ) -> Result<(), ServeError> {
     let registry = config.as_registry();
+    // Better not to start than to start and turn them away one by one.
+    if let Some(account) = config.service_accounts.first() {
+        let name = &account.user;
+        return Err(ComposeError::new(
+            "serviceaccounts",
+            format!("nobody checks the password of `{name}` in this build; take the section away"),
+        )
+        .into());
+    }
     if let Content::Embedded(folder) = &config.content {
         fs::create_dir_all(folder).map_err(|error| {
             let shown = folder.display();

@@ -62,6 +62,28 @@ impl ComposeError {
             ..self
         }
     }
+
+    /// The same, where the key is not under the section `section` after all
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_examples::compose::ComposeError;
+    ///
+    /// let error = ComposeError::new("http.secret", "expected more").outside("http");
+    /// assert_eq!(error.to_string(), "`secret`: expected more");
+    /// ```
+    #[must_use]
+    pub fn outside(self, section: &str) -> Self {
+        let key = self.key.strip_prefix(section);
+        match key.and_then(|key| key.strip_prefix('.')) {
+            Some(key) => Self {
+                key: key.to_owned(),
+                ..self
+            },
+            None => self,
+        }
+    }
 }
 
 /// Opens the storage that the configuration names, and tells `observer` of each call

@@ -7,8 +7,8 @@
 //! it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell
 //! others, [`purge`] to remove abandoned uploads, and [`acme`] to get certificates. [`serve`] runs
 //! it, and [`reload`] takes up what changes meanwhile ([`watch`]). [`directory`] fills the embedded
-//! database of who owns what, [`password`] reads what is typed. [`acumos_log`] is the
-//! log of the docker-proxy. The binaries themselves parse arguments; `examples/embed.rs` shows
+//! database of who owns what, [`password`] reads what is typed. [`proxy`] is the docker-proxy,
+//! and [`acumos_log`] its log; both programs [`explain`] decisions. The binaries themselves parse arguments; `examples/embed.rs` shows
 //! the registry inside a service of one's own.
 
 pub mod access_log;
@@ -20,6 +20,7 @@ pub mod compose;
 pub mod config;
 pub mod debug;
 pub mod directory;
+pub mod explain;
 pub mod front;
 pub mod gate;
 pub mod health;
@@ -28,6 +29,7 @@ pub mod logging;
 pub mod metrics;
 pub mod notifier;
 pub mod password;
+pub mod proxy;
 pub mod purge;
 pub mod reload;
 pub mod rules;

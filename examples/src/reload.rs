@@ -157,7 +157,7 @@ fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// Reads the certificates again, and says what came of it
-fn reload_tls(tls: &Tls) {
+pub(crate) fn reload_tls(tls: &Tls) {
     match tls.reload() {
         Ok(Reloaded::Changed) => tracing::info!("another certificate is in force"),
         Ok(Reloaded::Unchanged) => {}
@@ -169,7 +169,7 @@ fn reload_tls(tls: &Tls) {
 }
 
 /// Reads files where that holds nobody up
-async fn blocking(read: impl FnOnce() + Send + 'static) {
+pub(crate) async fn blocking(read: impl FnOnce() + Send + 'static) {
     // It fails only when `read` panics, and then the panic hook has said where.
     let _ = tokio::task::spawn_blocking(read).await;
 }

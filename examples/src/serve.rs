@@ -277,10 +277,13 @@ async fn serve_with(
 
 /// What runs beside the service, and ends with it
 #[derive(Debug, Default)]
-struct Tasks(Vec<AbortHandle>);
+pub(crate) struct Tasks(Vec<AbortHandle>);
 
 impl Tasks {
-    fn add<T: Send + 'static>(&mut self, task: impl Future<Output = T> + Send + 'static) {
+    pub(crate) fn add<T: Send + 'static>(
+        &mut self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
         self.0.push(tokio::spawn(task).abort_handle());
     }
 }
@@ -295,12 +298,12 @@ impl Drop for Tasks {
 
 /// Where the service is reached
 #[derive(Debug)]
-enum Address {
+pub(crate) enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-async fn listen(http: &config::Http) -> Result<(Listener, Address), ServeError> {
+pub(crate) async fn listen(http: &config::Http) -> Result<(Listener, Address), ServeError> {
     match http.net {
         Network::Tcp => {
             let (listener, address) = bind(&http.listen, "`--listen` or `http.addr`").await?;
@@ -313,7 +316,10 @@ async fn listen(http: &config::Http) -> Result<(Listener, Address), ServeError> 
     }
 }
 
-async fn bind(listen: &str, key: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+pub(crate) async fn bind(
+    listen: &str,
+    key: &'static str,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
     let addresses = listen_addresses(listen)?;
     let bound = async {
         let listener = TcpListener::bind(&addresses[..]).await?;
@@ -327,7 +333,7 @@ async fn bind(listen: &str, key: &'static str) -> Result<(TcpListener, SocketAdd
     })
 }
 
-fn tls(tls: Option<&config::Tls>) -> Result<(Option<Tls>, Option<Acme>), ServeError> {
+pub(crate) fn tls(tls: Option<&config::Tls>) -> Result<(Option<Tls>, Option<Acme>), ServeError> {
     let Some(tls) = tls else {
         return Ok((None, None));
     };
@@ -416,7 +422,7 @@ fn announce(
 }
 
 /// The address under which a client on this machine reaches the registry
-fn reachable(address: SocketAddr) -> String {
+pub(crate) fn reachable(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())
     } else {
@@ -426,7 +432,9 @@ fn reachable(address: SocketAddr) -> String {
 
 /// Resolves at the first SIGTERM or SIGINT, once `readiness` says so; at the second the process
 /// ends at once
-fn signals(readiness: Readiness) -> Result<(impl Future<Output = ()>, Signal), ServeError> {
+pub(crate) fn signals(
+    readiness: Readiness,
+) -> Result<(impl Future<Output = ()>, Signal), ServeError> {
     let install = |kind| signal(kind).map_err(ServeError::Signal);
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use registry_auth::htpasswd::{Entry, File, LoadError};
-use registry_auth::{Access, Action, Explanation, Principal, Resource};
-use registry_core::{Digest, RepositoryName, Tag};
 use registry_examples::compose;
 use registry_examples::config::{self, variables};
 use registry_examples::directory::DirectoryArguments;
+use registry_examples::explain::Question;
 use registry_examples::gate::Gate;
 use registry_examples::metrics::Metrics;
 use registry_examples::password;
@@ -82,34 +81,8 @@ struct ExplainArguments {
     /// The configuration file; without one, what the environment says
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Who; without one, someone who is not logged in
-    #[arg(long)]
-    user: Option<String>,
-    /// A role of the user; may be given several times
-    #[arg(long, value_name = "ROLE", requires = "user")]
-    role: Vec<String>,
-    /// Does what: pull, push or delete; without a repository, list all of them
-    #[arg(long, value_enum, default_value_t = ExplainAction::Pull)]
-    action: ExplainAction,
-    /// In which repository
-    #[arg(long, value_name = "NAME")]
-    repo: Option<RepositoryName>,
-    /// Of which tag
-    #[arg(long, requires = "repo", conflicts_with = "digest")]
-    tag: Option<Tag>,
-    /// Of which content
-    #[arg(long, requires = "repo")]
-    digest: Option<Digest>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum ExplainAction {
-    Delete,
-    Pull,
-    Push,
+    #[command(flatten)]
+    question: Question,
 }
 
 #[derive(clap::Args)]
@@ -214,48 +187,15 @@ fn explain(arguments: ExplainArguments) -> Result<bool, String> {
         Gate::open(&config, tags.clone()).map_err(|error| error.to_string())?
     };
     // Only content is looked up in the storage, which need not be there for the rest.
-    if arguments.digest.is_some() {
+    if arguments.question.digest.is_some() {
         let name = compose::driver_name(&config.storage.driver);
         let store = compose::open_store(&config.storage, Arc::new(Metrics::new(name)))
             .map_err(|error| error.to_string())?;
         tags.set(store);
     }
-    let principal = match arguments.user {
-        Some(user) => Principal::user(user).with_roles(arguments.role),
-        None => Principal::Anonymous,
-    };
-    let reference = match (arguments.tag, arguments.digest) {
-        (Some(tag), _) => Some(tag.into()),
-        (None, Some(digest)) => Some(digest.into()),
-        (None, None) => None,
-    };
-    let access = match arguments.repo {
-        Some(name) => Access {
-            resource: Resource::Repository(name),
-            action: match arguments.action {
-                ExplainAction::Delete => Action::Delete,
-                ExplainAction::Pull => Action::Pull,
-                ExplainAction::Push => Action::Push,
-            },
-            reference,
-        },
-        None => Access {
-            resource: Resource::Catalog,
-            action: Action::All,
-            reference: None,
-        },
-    };
-    let decision = runtime
-        .block_on(gate.explainer.authorize(&principal, &access))
-        .map_err(|error| format!("{error} ({})", error.cause))?;
-    let explanation = Explanation::new(&principal, &access, &decision);
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&explanation).map_err(|error| error.to_string())?
-    } else {
-        explanation.to_string()
-    };
-    print(&format!("{}\n", text.trim_end()))?;
-    Ok(decision.is_allow())
+    let answer = runtime.block_on(arguments.question.ask(gate.explainer.as_ref()))?;
+    print(&answer.text)?;
+    Ok(answer.allow)
 }
 
 fn htpasswd(arguments: &HtpasswdArguments) -> Result<(), String> {

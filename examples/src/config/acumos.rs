@@ -309,7 +309,7 @@ fn credentials(section: &Section<'_>) -> Result<Option<Credentials>, Problem> {
     }
 }
 
-fn login(section: &Section<'_>) -> Result<Option<Login>, Problem> {
+pub(super) fn login(section: &Section<'_>) -> Result<Option<Login>, Problem> {
     if section.node.is_none() {
         return Ok(None);
     }

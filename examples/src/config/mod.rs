@@ -18,6 +18,7 @@ mod duration;
 mod environment;
 mod keys;
 mod limits;
+pub mod proxy;
 mod read;
 mod render;
 mod schema;
@@ -243,9 +244,14 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 ///
 /// Unlike [`std::env::vars`] it does not end the process over a variable that is not Unicode.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| {
+    variables_of(environment::PREFIX)
+}
+
+/// Those whose names begin with `prefix`
+fn variables_of(prefix: &'static str) -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(move |(name, value)| {
         let name = name.into_string().ok()?;
-        name.starts_with(environment::PREFIX)
+        name.starts_with(prefix)
             .then(|| (name, value.to_string_lossy().into_owned()))
     })
 }

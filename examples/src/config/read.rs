@@ -210,30 +210,7 @@ fn http(
     }
     http.tls = tls(&section.section("tls"), warnings)?;
     http.headers = section.headers("headers")?;
-    let debug = section.section("debug");
-    let prometheus = debug.section("prometheus");
-    let path = prometheus
-        .text("path")?
-        .unwrap_or_else(|| "/metrics".to_owned());
-    if !path.starts_with('/') {
-        return Err(prometheus.problem("path", "expected a path such as `/metrics`"));
-    }
-    let metrics = prometheus.flag("enabled")?.unwrap_or(false).then_some(path);
-    http.debug = match debug.text("addr")? {
-        Some(listen) => Some(Debug {
-            listen,
-            prometheus: metrics,
-        }),
-        None if metrics.is_some() => {
-            warnings.push(Warning {
-                keys: vec!["http.debug.prometheus.enabled".to_owned()],
-                origin: prometheus.origin("enabled"),
-                what: "metrics are served on `http.debug.addr`, which is not set".to_owned(),
-            });
-            None
-        }
-        None => None,
-    };
+    http.debug = debug(&section.section("debug"), warnings)?;
     if let Some(disabled) = section.section("http2").flag("disabled")? {
         http.http2 = !disabled;
     }
@@ -245,6 +222,39 @@ fn http(
 
 /// The shortest secret that is taken, in bytes
 const LEAST_SECRET: usize = 16;
+
+/// Reads `debug`
+pub(super) fn debug(
+    section: &Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Debug>, Problem> {
+    let prometheus = section.section("prometheus");
+    let path = prometheus
+        .text("path")?
+        .unwrap_or_else(|| "/metrics".to_owned());
+    if !path.starts_with('/') {
+        return Err(prometheus.problem("path", "expected a path such as `/metrics`"));
+    }
+    let metrics = prometheus.flag("enabled")?.unwrap_or(false).then_some(path);
+    Ok(match section.text("addr")? {
+        Some(listen) => Some(Debug {
+            listen,
+            prometheus: metrics,
+        }),
+        None if metrics.is_some() => {
+            warnings.push(Warning {
+                keys: vec![prometheus.path("enabled")],
+                origin: prometheus.origin("enabled"),
+                what: format!(
+                    "metrics are served on `{}`, which is not set",
+                    section.path("addr")
+                ),
+            });
+            None
+        }
+        None => None,
+    })
+}
 
 /// A path that begins and ends with `/`
 fn path_prefix(text: &str) -> Option<String> {
@@ -300,7 +310,11 @@ const WEAK_SUITES: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
 ];
 
-fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>, Problem> {
+/// Reads `tls`
+pub(super) fn tls(
+    section: &Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Tls>, Problem> {
     let letsencrypt = section.section("letsencrypt");
     let identity = match (section.text("certificate")?, section.text("key")?) {
         (Some(certificate), Some(key)) => {
@@ -308,7 +322,10 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
                 warnings.push(Warning {
                     keys: vec![letsencrypt.path.clone()],
                     origin: letsencrypt.node.map(|node| node.origin.clone()),
-                    what: "`http.tls.certificate` is used instead, as in distribution".to_owned(),
+                    what: format!(
+                        "`{}` is used instead, as in distribution",
+                        section.path("certificate")
+                    ),
                 });
             }
             Identity::Files {
@@ -329,8 +346,10 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
                 // Serving in the clear what was meant to be encrypted is no way to go on.
                 return Err(Problem {
                     origin: section.origin("certificate"),
-                    text: "`http.tls` needs `certificate` and `key`, or `letsencrypt.cachefile`"
-                        .to_owned(),
+                    text: format!(
+                        "`{}` needs `certificate` and `key`, or `letsencrypt.cachefile`",
+                        section.path
+                    ),
                 });
             }
             None => return Ok(None),
@@ -492,7 +511,8 @@ fn notifications(section: &Section<'_>) -> Result<Notifications, Problem> {
     Ok(notifications)
 }
 
-fn health(section: &Section<'_>) -> Result<Health, Problem> {
+/// Reads `health`
+pub(super) fn health(section: &Section<'_>) -> Result<Health, Problem> {
     let storage = section.section("storagedriver");
     let mut health = Health::default();
     let storage_pace = pace(&storage)?;
@@ -594,22 +614,8 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
-    if section.node("trustedproxies").is_some() {
-        own.trusted_proxies = section
-            .texts("trustedproxies")?
-            .iter()
-            .map(|text| {
-                let address = text.parse::<IpAddr>().map(IpNet::from);
-                address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-                    section.problem(
-                        "trustedproxies",
-                        format!(
-                            "expected addresses such as `10.0.0.1` or `10.0.0.0/8`, got `{text}`"
-                        ),
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?;
+    if let Some(networks) = networks(section, "trustedproxies")? {
+        own.trusted_proxies = networks;
     }
     let outbox = section.section("notifications").section("outbox");
     own.outbox.directory = outbox.text("directory")?.map(PathBuf::from);
@@ -681,4 +687,26 @@ fn certificates(section: &Section<'_>) -> Result<Option<CertificateOptions>, Pro
         options.roles_from_units = are_roles;
     }
     Ok(Some(options))
+}
+
+/// Addresses, and networks of them
+pub(super) fn networks(section: &Section<'_>, key: &str) -> Result<Option<Vec<IpNet>>, Problem> {
+    if section.node(key).is_none() {
+        return Ok(None);
+    }
+    let read = |text: &String| {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+            section.problem(
+                key,
+                format!("expected addresses such as `10.0.0.1` or `10.0.0.0/8`, got `{text}`"),
+            )
+        })
+    };
+    section
+        .texts(key)?
+        .iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }

@@ -13,8 +13,8 @@ use super::limits;
 use super::secret::HIDDEN;
 use super::tokens;
 use super::{
-    Audit, Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health,
-    Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Audit, Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers,
+    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -90,9 +90,13 @@ pub(crate) fn yaml(config: &Config) -> String {
         ),
         ("registry", own(config)),
     ]);
-    let body = serde_saphyr::to_string(&sections)
-        .expect("text, numbers, lists and maps with text for keys can all be written as YAML");
-    format!("version: 0.1\n{body}")
+    format!("version: 0.1\n{}", write(&sections))
+}
+
+/// The YAML of it
+pub(super) fn write(out: &Out) -> String {
+    serde_saphyr::to_string(out)
+        .expect("text, numbers, lists and maps with text for keys can all be written as YAML")
 }
 
 /// What can be written
@@ -277,16 +281,6 @@ fn auth(auth: &Auth) -> Out {
 }
 
 fn http(http: &Http) -> Out {
-    let debug = http.debug.as_ref().map(|debug| {
-        let prometheus = match &debug.prometheus {
-            Some(path) => Out::map([("enabled", Out::Flag(true)), ("path", Out::text(path))]),
-            None => enabled(false),
-        };
-        Out::map([
-            ("addr", Out::text(&debug.listen)),
-            ("prometheus", prometheus),
-        ])
-    });
     Out::some([
         ("addr", Some(Out::text(&http.listen))),
         (
@@ -306,13 +300,24 @@ fn http(http: &Http) -> Out {
         ("secret", http.secret.as_ref().map(|_| Out::text(HIDDEN))),
         ("tls", http.tls.as_ref().map(tls)),
         ("headers", Some(Out::headers(&http.headers, true))),
-        ("debug", debug),
+        ("debug", http.debug.as_ref().map(debug)),
         ("http2", Some(disabled(!http.http2))),
         ("h2c", Some(enabled(http.h2c))),
     ])
 }
 
-fn tls(tls: &Tls) -> Out {
+pub(super) fn debug(debug: &Debug) -> Out {
+    let prometheus = match &debug.prometheus {
+        Some(path) => Out::map([("enabled", Out::Flag(true)), ("path", Out::text(path))]),
+        None => enabled(false),
+    };
+    Out::map([
+        ("addr", Out::text(&debug.listen)),
+        ("prometheus", prometheus),
+    ])
+}
+
+pub(super) fn tls(tls: &Tls) -> Out {
     let (certificate, key, letsencrypt) = match &tls.identity {
         Identity::Files { certificate, key } => {
             (Some(Out::path(certificate)), Some(Out::path(key)), None)
@@ -378,19 +383,29 @@ fn endpoint(endpoint: &Endpoint) -> Out {
 }
 
 fn health(health: &Health) -> Out {
-    let paced = |entries: Vec<(&str, Out)>, pace: &Pace| {
-        let mut entries: Vec<(String, Out)> = entries
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        entries.push(("interval".to_owned(), Out::duration(pace.interval)));
-        entries.push(("threshold".to_owned(), Out::number(pace.threshold)));
-        Out::Map(entries)
-    };
     let storage = match &health.storage {
         Some(check) => paced(vec![("enabled", Out::Flag(true))], &check.pace),
         None => enabled(false),
     };
+    let mut out = checks(health);
+    if let Out::Map(entries) = &mut out {
+        entries.insert(0, ("storagedriver".to_owned(), storage));
+    }
+    out
+}
+
+fn paced(entries: Vec<(&str, Out)>, pace: &Pace) -> Out {
+    let mut entries: Vec<(String, Out)> = entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    entries.push(("interval".to_owned(), Out::duration(pace.interval)));
+    entries.push(("threshold".to_owned(), Out::number(pace.threshold)));
+    Out::Map(entries)
+}
+
+/// What stands under `health` besides the storage
+pub(super) fn checks(health: &Health) -> Out {
     let files = health
         .files
         .iter()
@@ -412,7 +427,6 @@ fn health(health: &Health) -> Out {
         paced(entries, &check.pace)
     });
     Out::map([
-        ("storagedriver", storage),
         ("file", Out::List(files.collect())),
         ("http", Out::List(http.collect())),
         ("tcp", Out::List(tcp.collect())),

@@ -1,0 +1,6 @@
+//! `docker-proxy` as an operator meets it: its configuration, what it prints, and the program
+
+mod configuration;
+mod environment;
+mod printed;
+mod program;

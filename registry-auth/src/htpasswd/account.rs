@@ -1,7 +1,7 @@
 //! A user of the file in force, and what was seen of the password
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::fingerprint::Fingerprint;
 use super::hash::Hash;
@@ -16,6 +16,8 @@ const LATELY: Duration = Duration::from_secs(60);
 /// other password is known to be wrong.
 pub(super) struct Account {
     pub(super) hash: Hash,
+    /// Since when, as far as is known, it has been in the file with this hash
+    pub(super) since: SystemTime,
     history: Mutex<History>,
 }
 
@@ -38,9 +40,10 @@ pub(super) enum Memory {
 }
 
 impl Account {
-    pub(super) fn new(hash: Hash) -> Self {
+    pub(super) fn new(hash: Hash, since: SystemTime) -> Self {
         Self {
             hash,
+            since,
             history: Mutex::default(),
         }
     }
@@ -105,6 +108,7 @@ mod tests {
     fn account() -> Account {
         Account::new(
             Hash::parse("$2y$04$1OPuzxJJhXT5NoTnCgjGeu/f/Nf3FH214vJZnGn0oOaD4pYB4pnQa").unwrap(),
+            SystemTime::UNIX_EPOCH,
         )
     }
 

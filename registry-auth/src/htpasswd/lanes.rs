@@ -441,7 +441,12 @@ mod tests {
             let hash = "$2y$04$1OPuzxJJhXT5NoTnCgjGeu/f/Nf3FH214vJZnGn0oOaD4pYB4pnQa";
             self.accounts
                 .entry(user)
-                .or_insert_with(|| Arc::new(Account::new(Hash::parse(hash).unwrap())))
+                .or_insert_with(|| {
+                    Arc::new(Account::new(
+                        Hash::parse(hash).unwrap(),
+                        std::time::SystemTime::UNIX_EPOCH,
+                    ))
+                })
                 .clone()
         }
 

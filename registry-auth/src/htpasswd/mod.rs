@@ -54,7 +54,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use quick_cache::sync::Cache;
@@ -69,6 +69,7 @@ use self::lanes::{Lanes, Question, Run, Verdict};
 use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
+use crate::token::Accounts;
 
 pub(crate) use self::entry::check_user;
 pub use self::entry::{Entry, EntryError, MAX_USER};
@@ -236,6 +237,20 @@ impl Htpasswd {
     }
 }
 
+/// A refresh token ends when its user is removed or the entry changes
+///
+/// After a start it is not known which entries changed, so every one counts as changed when the file
+/// was written last: users who logged in before that log in again.
+#[async_trait]
+impl Accounts for Htpasswd {
+    async fn account(&self, name: &str, since: SystemTime) -> Result<Principal, AuthenticateError> {
+        match self.inner.table().accounts.get(name) {
+            Some(account) if since >= account.since => Ok(Principal::user(name)),
+            _ => Err(AuthenticateError::Rejected),
+        }
+    }
+}
+
 #[async_trait]
 impl Authenticator for Htpasswd {
     async fn authenticate(
@@ -278,6 +293,13 @@ struct Table {
 
 impl Table {
     fn load(path: &Path, old: Option<&Self>) -> Result<Self, LoadError> {
+        let now = SystemTime::now();
+        // Who has just started does not know since when an entry is as it is, but since when the
+        // file is. To the second, as logins are.
+        let since = match old {
+            Some(_) => now,
+            None => whole_second(written(path).map_or(now, |written| written.min(now))),
+        };
         let file = File::load(path)?;
         let highest_cost =
             file.entries()
@@ -294,7 +316,7 @@ impl Table {
                     .filter(|account| account.hash == entry.hash);
                 let account = match same {
                     Some(account) => account.clone(),
-                    None => Arc::new(Account::new(entry.hash.clone())),
+                    None => Arc::new(Account::new(entry.hash.clone(), since)),
                 };
                 (entry.user().to_owned(), account)
             })
@@ -304,6 +326,16 @@ impl Table {
             highest_cost,
         })
     }
+}
+
+/// When a file was written, where the system tells
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).ok()?.modified().ok()
+}
+
+fn whole_second(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.map_or(0, |since| since.as_secs()))
 }
 
 /// What the authenticator and its workers share

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 
 use super::facts::Query;
 use crate::authenticator::Password;
+use crate::request;
 
 /// Where a service of the platform is, and how it is asked
 ///
@@ -261,6 +262,9 @@ fn hint(status: u16) -> &'static str {
     }
 }
 
+/// The target of the events that tell what is asked of other services
+const INVOKE: &str = "registry::invoke";
+
 /// A connection to one service
 #[derive(Clone)]
 pub(super) struct Client {
@@ -340,7 +344,45 @@ impl Client {
         self.service
     }
 
+    /// Sends a request and says so to whoever keeps a log of what is asked of other services
     async fn send(&self, method: Method, path: &Path, body: Bytes) -> Result<Reply, ServiceError> {
+        let service = format!("{method} {}", path.name());
+        let invocation = uuid::Uuid::new_v4();
+        tracing::info!(
+            target: INVOKE,
+            marker = "INVOKE",
+            entity = self.service,
+            service,
+            %invocation,
+        );
+        let began = Instant::now();
+        let outcome = self.sent(method, path, body).await;
+        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &outcome {
+            Ok(reply) => tracing::info!(
+                target: INVOKE,
+                marker = "INVOKE_RETURN",
+                entity = self.service,
+                service,
+                %invocation,
+                code = reply.status.as_u16(),
+                elapsed_ms,
+            ),
+            Err(error) => tracing::warn!(
+                target: INVOKE,
+                marker = "INVOKE_RETURN",
+                entity = self.service,
+                service,
+                %invocation,
+                code = 0_u16,
+                elapsed_ms,
+                error = %error,
+            ),
+        }
+        outcome
+    }
+
+    async fn sent(&self, method: Method, path: &Path, body: Bytes) -> Result<Reply, ServiceError> {
         let attempts = async {
             match self.attempt(&method, path, body.clone()).await {
                 Err(failure) if failure.again => self.attempt(&method, path, body).await,
@@ -419,10 +461,11 @@ impl Client {
         if let Some(authorization) = &self.endpoint.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if let Some(id) = &self.request_id {
+        let of_request = || HeaderValue::try_from(&*request::name()?).ok();
+        if let Some(id) = self.request_id.clone().or_else(of_request) {
             // The platform's components do not agree on the name.
             request = request
-                .header("X-ACUMOS-RequestID", id)
+                .header("X-ACUMOS-RequestID", id.clone())
                 .header("X-ACUMOS-Request-Id", id);
         }
         request.body(Full::new(body))

@@ -54,6 +54,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod accounts;
 mod authorizer;
 #[cfg(feature = "acumos-services")]
 mod cds;
@@ -79,6 +80,7 @@ pub use cds::{Cds, Generation};
 #[cfg(feature = "acumos-services")]
 pub use client::{Endpoint, EndpointError, ServiceError};
 
+pub use accounts::DirectoryAccounts;
 pub use authorizer::{AcumosAuthorizer, AuthorizerOptions, TagsOf};
 pub use directory::{CacheOptions, CachedDirectory, Directory, DirectoryError};
 pub use embedded::{EmbeddedDirectory, EmbeddedError, RightHolder};

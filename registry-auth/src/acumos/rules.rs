@@ -71,6 +71,7 @@ impl Rules {
         let Some(login) = request.user else {
             return Ok(
                 Decision::deny("anonymous", "log in with your account of the platform")
+                    .with_remedy("`docker login` with your account of the platform")
                     .with_missing("an account of the platform"),
             );
         };
@@ -79,11 +80,13 @@ impl Rules {
             // Not told apart: who may log in is nobody else's business.
             Some(account) => {
                 return Ok(Decision::deny("inactive-account", NO_ACCOUNT)
+                    .with_remedy(ACCOUNT_REMEDY)
                     .with_fact(format!("the account of {} is not active", who(account)))
                     .with_missing("the account to be active"));
             }
             None => {
                 return Ok(Decision::deny("unknown-account", NO_ACCOUNT)
+                    .with_remedy(ACCOUNT_REMEDY)
                     .with_fact(format!("the platform has no account `{login}`"))
                     .with_missing(format!("an active account `{login}`")));
             }
@@ -115,6 +118,7 @@ impl Rules {
         match account.roles.contains(&self.admin_role) {
             true => Decision::allow("administrator", "you are an administrator"),
             false => Decision::deny("not-administrator", otherwise)
+                .with_remedy("ask an administrator of the platform to do it, or to make you one")
                 .with_missing(format!("the role `{}`", self.admin_role)),
         }
         .with_fact(roles_of(account))
@@ -771,6 +775,7 @@ fn hidden(rule: &'static str, repository: &RepositoryName) -> Decision {
              published in a catalogue that you see"
         ),
     )
+    .with_remedy("check the name, or ask the owner to publish it in a catalogue that you see")
     .with_hidden()
 }
 
@@ -787,6 +792,9 @@ fn shortened(mut versions: Vec<String>) -> String {
 
 /// How many versions an error message lists
 const SHOWN: usize = 8;
+
+/// What gets one a working account, whatever is wrong with the present one
+const ACCOUNT_REMEDY: &str = "look after your account in the platform's portal";
 
 /// One text for every account that is not let in
 const NO_ACCOUNT: &str = "the platform has no active account of yours";

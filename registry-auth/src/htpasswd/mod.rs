@@ -54,7 +54,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use registry_core::Access;
@@ -62,6 +62,7 @@ use registry_core::Access;
 use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
+use crate::token::Accounts;
 
 pub(crate) use self::account::Account;
 pub(crate) use self::checker::Checker;
@@ -196,7 +197,7 @@ impl Htpasswd {
     /// [`LoadError`]; what was in force remains so.
     pub fn reload(&self) -> Result<usize, LoadError> {
         let table = Table::load(&self.path, Some(&self.table()))?;
-        let users = table.accounts.len();
+        let users = table.entries.len();
         self.checker.set_highest_cost(table.highest_cost);
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         Ok(users)
@@ -210,7 +211,7 @@ impl Htpasswd {
     /// What it did and does
     pub fn counts(&self) -> Counts {
         Counts {
-            users: self.table().accounts.len() as u64,
+            users: self.table().entries.len() as u64,
             ..self.checker.counts()
         }
     }
@@ -224,10 +225,10 @@ impl Htpasswd {
 
     async fn verdict(&self, user: &str, password: &str) -> Result<Verdict, AuthenticateError> {
         loop {
-            let account = self.table().accounts.get(user).cloned();
+            let account = self.table().account(user).cloned();
             let verdict = self.checker.check(user, password, account.as_ref()).await?;
             // While it waited another file may have come into force.
-            let unchanged = match (&account, self.table().accounts.get(user)) {
+            let unchanged = match (&account, self.table().account(user)) {
                 (Some(old), Some(new)) => Arc::ptr_eq(old, new),
                 (None, None) => true,
                 _ => false,
@@ -235,6 +236,20 @@ impl Htpasswd {
             if unchanged {
                 return Ok(verdict);
             }
+        }
+    }
+}
+
+/// A refresh token ends when its user is removed or the entry changes
+///
+/// After a start it is not known which entries changed, so every one counts as changed when the file
+/// was written last: users who logged in before that log in again.
+#[async_trait]
+impl Accounts for Htpasswd {
+    async fn account(&self, name: &str, since: SystemTime) -> Result<Principal, AuthenticateError> {
+        match self.table().entries.get(name) {
+            Some(entry) if since >= entry.since => Ok(Principal::user(name)),
+            _ => Err(AuthenticateError::Rejected),
         }
     }
 }
@@ -274,12 +289,31 @@ impl fmt::Debug for Htpasswd {
 
 /// The file in force
 struct Table {
-    accounts: HashMap<String, Arc<Account>>,
+    entries: HashMap<String, Known>,
     highest_cost: u32,
 }
 
+/// An entry of the file
+#[derive(Clone)]
+struct Known {
+    account: Arc<Account>,
+    /// Since when, as far as is known, it has been in the file with this hash
+    since: SystemTime,
+}
+
 impl Table {
+    fn account(&self, user: &str) -> Option<&Arc<Account>> {
+        self.entries.get(user).map(|known| &known.account)
+    }
+
     fn load(path: &Path, old: Option<&Self>) -> Result<Self, LoadError> {
+        let now = SystemTime::now();
+        // Who has just started does not know since when an entry is as it is, but since when the
+        // file is. To the second, as logins are.
+        let since = match old {
+            Some(_) => now,
+            None => whole_second(written(path).map_or(now, |written| written.min(now))),
+        };
         let file = File::load(path)?;
         let highest_cost =
             file.entries()
@@ -288,24 +322,37 @@ impl Table {
                 .ok_or_else(|| LoadError::Empty {
                     path: path.to_owned(),
                 })?;
-        let accounts = file
+        let entries = file
             .entries()
             .map(|entry| {
                 let same = old
-                    .and_then(|table| table.accounts.get(entry.user()))
-                    .filter(|account| account.hash == entry.hash);
-                let account = match same {
-                    Some(account) => account.clone(),
-                    None => Arc::new(Account::new(entry.hash.clone())),
+                    .and_then(|table| table.entries.get(entry.user()))
+                    .filter(|known| known.account.hash == entry.hash);
+                let known = match same {
+                    Some(known) => known.clone(),
+                    None => Known {
+                        account: Arc::new(Account::new(entry.hash.clone())),
+                        since,
+                    },
                 };
-                (entry.user().to_owned(), account)
+                (entry.user().to_owned(), known)
             })
             .collect();
         Ok(Self {
-            accounts,
+            entries,
             highest_cost,
         })
     }
+}
+
+/// When a file was written, where the system tells
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).ok()?.modified().ok()
+}
+
+fn whole_second(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.map_or(0, |since| since.as_secs()))
 }
 
 #[cfg(test)]

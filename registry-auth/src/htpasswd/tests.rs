@@ -275,7 +275,13 @@ async fn a_password_counts_up_to_its_72nd_byte_and_zeros_never_do() {
         assert!(
             bcrypt::verify(
                 "b\0b",
-                registry.htpasswd.table().accounts["bob"].hash.as_str()
+                registry
+                    .htpasswd
+                    .table()
+                    .account("bob")
+                    .unwrap()
+                    .hash
+                    .as_str()
             )
             .unwrap()
         );
@@ -554,4 +560,49 @@ async fn under_a_real_flood_the_right_ones_come_in() {
     for task in flood {
         assert!(task.await.unwrap() > 0);
     }
+}
+
+#[tokio::test]
+async fn refresh_tokens_end_with_the_user_and_with_the_password() {
+    use std::time::SystemTime;
+
+    use super::{Entry, File};
+    use crate::Password;
+    use crate::token::Accounts;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users");
+    let entry = |user, password| Entry::new(user, &Password::new(password), 4).unwrap();
+    let file = File::default()
+        .with(entry("ada", "one"))
+        .with(entry("bob", "one"));
+    file.save(&path).unwrap();
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let opened = std::fs::File::options().write(true).open(&path).unwrap();
+    opened.set_modified(written).unwrap();
+    let htpasswd = Htpasswd::open(&path, "r".parse().unwrap(), Options::default()).unwrap();
+    let good = async |user: &str, since| match htpasswd.account(user, since).await {
+        Ok(principal) => principal == Principal::user(user),
+        Err(error) => {
+            assert_eq!(error, AuthenticateError::Rejected);
+            false
+        }
+    };
+    let second = Duration::from_secs(1);
+    for user in ["ada", "bob"] {
+        assert!(good(user, written).await);
+        assert!(!good(user, written - second).await);
+    }
+    assert!(!good("eve", SystemTime::now()).await);
+
+    let before = SystemTime::now() - second;
+    let file = file.with(entry("ada", "two"));
+    file.clone().save(&path).unwrap();
+    htpasswd.reload().unwrap();
+    assert!(!good("ada", before).await);
+    assert!(good("ada", SystemTime::now() + second).await);
+    assert!(good("bob", written).await);
+    file.without("bob").unwrap().save(&path).unwrap();
+    htpasswd.reload().unwrap();
+    assert!(!good("bob", SystemTime::now()).await);
 }

@@ -10,7 +10,7 @@ use registry_auth::{Audit, AuditRecord, Explanation};
 use serde_json::{Value, json};
 
 use crate::config;
-use crate::lines::{Lines, Writer};
+use crate::lines::Lines;
 
 /// Writes decisions down, by a thread of its own
 ///
@@ -27,7 +27,7 @@ impl AuditLog {
     /// # Errors
     ///
     /// What the system says of the file.
-    pub fn open(at: &config::Audit) -> io::Result<(Self, Writer)> {
+    pub fn open(at: &config::Audit) -> io::Result<Self> {
         Ok(match at {
             config::Audit::File(path) => Self::new(
                 OpenOptions::new()
@@ -42,9 +42,15 @@ impl AuditLog {
     }
 
     /// Written to `out`
-    pub fn new(out: impl Write + Send + 'static) -> (Self, Writer) {
-        let (lines, writer) = Lines::new(out);
-        (Self { lines }, writer)
+    pub fn new(out: impl Write + Send + 'static) -> Self {
+        // Whoever needs all of it written says so by `flush`; the thread ends with the log.
+        let (lines, _) = Lines::new(out);
+        Self { lines }
+    }
+
+    /// Waits until all decisions so far are written
+    pub fn flush(&self) {
+        self.lines.flush();
     }
 }
 
@@ -84,8 +90,8 @@ mod tests {
     #[tokio::test]
     async fn a_decision_is_a_line() {
         let sink = Sink::default();
-        let (log, writer) = AuditLog::new(sink.clone());
-        let audited = Audited::new(Arc::new(PullOnly), Arc::new(log));
+        let log = Arc::new(AuditLog::new(sink.clone()));
+        let audited = Audited::new(Arc::new(PullOnly), log.clone());
         let ada = Principal::user("ada");
         for access in route("POST", "/v2/app/blobs/uploads/", None)
             .unwrap()
@@ -94,8 +100,7 @@ mod tests {
             let decide = audited.authorize(&ada, &access);
             let _ = request::on_behalf_of("r-1".into(), decide).await;
         }
-        drop(audited);
-        writer.join();
+        log.flush();
         let text = sink.text();
         let lines: Vec<Value> = text
             .lines()

@@ -192,10 +192,10 @@ async fn serve_with(
     });
 
     gate.authorizer = Arc::new(Audited::new(gate.authorizer, metrics.clone()));
-    let audit = audit.map(|(log, writer)| {
-        gate.authorizer = Arc::new(Audited::new(gate.authorizer.clone(), Arc::new(log)));
-        writer
-    });
+    let audit = audit.map(Arc::new);
+    if let Some(log) = audit.clone() {
+        gate.authorizer = Arc::new(Audited::new(gate.authorizer, log));
+    }
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     let writer = config.log.access.then(|| {
         let (log, writer) = AccessLog::with_options(io::stdout(), log_options);
@@ -269,8 +269,11 @@ async fn serve_with(
     if let Some(notifier) = notifier.get() {
         notifier.close(LAST_EVENTS).await;
     }
-    for writer in writer.into_iter().chain(audit) {
+    if let Some(writer) = writer {
         writer.join();
+    }
+    if let Some(audit) = audit {
+        audit.flush();
     }
     Ok(())
 }

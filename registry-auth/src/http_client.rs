@@ -67,25 +67,26 @@ impl HttpClient {
         limit: usize,
         until: Instant,
     ) -> Result<Response<Bytes>, HttpError> {
-        let exchange = async {
-            let response = self.http.request(request).await.map_err(|error| {
-                let cause = causes(&error);
-                match error.is_connect() {
-                    true => HttpError::NotSent { cause },
-                    false => HttpError::Broken { cause },
-                }
-            })?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, limit).collect().await.map_err(|error| {
-                match error.is::<LengthLimitError>() {
-                    true => HttpError::TooLarge { limit },
-                    false => HttpError::Broken {
-                        cause: causes(&*error),
-                    },
-                }
-            })?;
-            Ok(Response::from_parts(head, body.to_bytes()))
-        };
+        let exchange =
+            async {
+                let response = self.http.request(request).await.map_err(|error| {
+                    let cause = causes(&error);
+                    match error.is_connect() {
+                        true => HttpError::NotSent { cause },
+                        false => HttpError::Broken { cause },
+                    }
+                })?;
+                let (head, body) = response.into_parts();
+                let body = Limited::new(body, limit).collect().await.map_err(|error| {
+                    match error.is::<LengthLimitError>() {
+                        true => HttpError::TooLarge { limit },
+                        false => HttpError::Broken {
+                            cause: causes(&*error),
+                        },
+                    }
+                })?;
+                Ok(Response::from_parts(head, body.to_bytes()))
+            };
         tokio::time::timeout_at(until, exchange)
             .await
             .map_err(|_| HttpError::TimedOut)?

@@ -127,7 +127,10 @@ impl JwksUrl {
 impl fmt::Display for JwksUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.uri.scheme_str().unwrap_or_default();
-        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        let authority = self
+            .uri
+            .authority()
+            .map_or("", |authority| authority.as_str());
         write!(f, "{scheme}://{authority}{}", self.uri.path())
     }
 }
@@ -199,7 +202,11 @@ mod tests {
         ] {
             JwksUrl::new(good).unwrap();
         }
-        for clear in ["http://h/keys", "http://127.0.0.1.example/k", "http://10.0.0.1/k"] {
+        for clear in [
+            "http://h/keys",
+            "http://127.0.0.1.example/k",
+            "http://10.0.0.1/k",
+        ] {
             assert!(
                 matches!(JwksUrl::new(clear), Err(JwksUrlError::ClearText)),
                 "{clear}"

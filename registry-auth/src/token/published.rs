@@ -203,7 +203,11 @@ impl Source {
                     );
                 }
                 let wait = RETRY.saturating_mul(1 << failed_before.min(6));
-                (None, failed_before.saturating_add(1), wait.min(LONGEST_RETRY))
+                (
+                    None,
+                    failed_before.saturating_add(1),
+                    wait.min(LONGEST_RETRY),
+                )
             }
         };
         let next = Instant::now() + wait;

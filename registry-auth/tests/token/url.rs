@@ -341,10 +341,7 @@ async fn a_token_of_a_new_key_leads_to_one_fetch() {
     let server = Server::new(Answer::keys(&[&one])).await;
     let authenticator = Arc::new(server.authenticator(NEVER));
     login(&authenticator, &one).await.unwrap();
-    server.answers(Answer::Late(
-        Duration::from_millis(300),
-        set(&[&one, &two]),
-    ));
+    server.answers(Answer::Late(Duration::from_millis(300), set(&[&one, &two])));
     // All at once, and half of them bring the key along.
     let by_value = two.token_with(json!({ "jwk": two.jwk() }), &claims());
     let logins: Vec<_> = (0..50)
@@ -447,6 +444,40 @@ async fn an_outage_changes_nothing_for_those_with_known_keys() {
     }
 }
 
+/// Counts what is logged about fetches, by level
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<tracing::Level>>>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if event.metadata().target() == "registry_auth::token::published" {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_logged_when_it_begins_and_when_it_is_over() {
+    use tracing_subscriber::layer::SubscriberExt;
+
+    let log = Log::default();
+    let subscriber = tracing_subscriber::registry().with(log.clone());
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let one = key("one");
+    let server = Server::new(Answer::keys(&[&one])).await;
+    let authenticator = server.authenticator(OFTEN);
+    login(&authenticator, &one).await.unwrap();
+    assert!(log.0.lock().unwrap().is_empty());
+    server.answers(Answer::Break);
+    let times = server.asked().len();
+    // The second is tried again after a second, the third after two more.
+    server.asked_times(times + 3).await;
+    server.answers(Answer::keys(&[&one]));
+    within(|| async { log.0.lock().unwrap().len() > 1 }).await;
+    let levels = log.0.lock().unwrap().clone();
+    assert_eq!(levels, [tracing::Level::WARN, tracing::Level::INFO]);
+}
+
 #[tokio::test]
 async fn nothing_goes_on_when_it_is_no_longer_needed() {
     let server = Server::new(Answer::Silence).await;
@@ -523,9 +554,7 @@ async fn the_table_of_tokens_holds_for_keys_by_url() {
     let world = World::new();
     let keys = std::fs::read_to_string(world.jwks()).unwrap();
     let server = Server::new(Answer::With("200 OK", keys)).await;
-    let options = server
-        .options(NEVER)
-        .with_root_certificates(world.bundle());
+    let options = server.options(NEVER).with_root_certificates(world.bundle());
     let authenticator = TokenAuthenticator::new(options).unwrap();
     let mut cases = table::good(&world);
     cases.extend(table::hostile(&world));

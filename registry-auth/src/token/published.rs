@@ -212,7 +212,7 @@ impl Source {
         };
         let next = Instant::now() + wait;
         self.state.send_modify(|state| {
-            state.keys = keys.or(state.keys.take());
+            state.keys = keys.or_else(|| state.keys.take());
             state.completed += 1;
             state.is_pending = false;
             state.failures = failures;

@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
-use crate::support::{Reply, SOLUTION, Server, ok, user};
+use crate::support::{Reply, SOLUTION, Server, ok, page, user};
 
 /// Level and fields of each event of a call
 type Seen = Vec<(Level, BTreeMap<&'static str, String>)>;
@@ -83,7 +83,7 @@ async fn each_call_is_told_of_when_it_begins_and_when_it_ends() {
     let _guard = tracing::subscriber::set_default(subscriber);
     let server = Server::new(|asked, _| match asked.line.as_str() {
         line if line.contains("/solution/") => Reply::Json(500, "hunter2".to_owned()),
-        _ => ok(user("u1", "ada", "")),
+        _ => ok(page(&[&user("u1", "ada", "")], 0, true)),
     })
     .await;
     let cds = server.cds();

@@ -1,14 +1,16 @@
 //! From a configuration to who is let in, and who may do what
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
 use registry_auth::acumos::TagsOf;
 use registry_auth::htpasswd::{self, Htpasswd};
-use registry_auth::token::{Accounts, BySubject, IssuerOptions, SigningAlgorithm, TokenIssuer};
+use registry_auth::token::{
+    Accounts, BySubject, IssuerOptions, JwksUrl, SigningAlgorithm, TokenIssuer,
+};
 use registry_auth::{
     Access, AllowAll, Anyone, AuthenticateError, Authenticated, Authenticator, AuthorizeError,
     Authorizer, Both, CertificateAuthenticator, Chain, Decision, Granted, Principal, Quoted, Silly,
@@ -18,7 +20,7 @@ use registry_http::TokenService;
 
 use crate::acumos;
 use crate::compose::{ComposeError, whole};
-use crate::config::{self, Auth, Config, Url};
+use crate::config::{self, Auth, Config, TokenKeys, Url};
 use crate::rules::RuleFile;
 use crate::service_accounts::AccountFile;
 use crate::token_key;
@@ -60,7 +62,7 @@ impl Gate {
         if let Some(accounts) = &own.accounts {
             parts.programs(accounts)?;
         }
-        parts.log_in(&config.auth)?;
+        parts.log_in(&config.auth, own.token_ca_file.as_deref())?;
         if let Some(options) = own.certificates {
             let asks = config.http.tls.as_ref().is_some_and(|tls| {
                 !matches!(tls.client_auth, config::ClientAuth::None) && !tls.client_cas.is_empty()
@@ -161,7 +163,7 @@ impl Parts {
     }
 
     /// Adds what distribution's `auth` asks for
-    fn log_in(&mut self, auth: &Auth) -> Result<(), ComposeError> {
+    fn log_in(&mut self, auth: &Auth, ca_file: Option<&Path>) -> Result<(), ComposeError> {
         match auth {
             Auth::None => {}
             Auth::Silly { realm, service } => self.people.push(Arc::new(Silly::new(
@@ -181,11 +183,16 @@ impl Parts {
                 self.people.push(htpasswd);
             }
             Auth::Token(token) => {
-                let authenticator = TokenAuthenticator::new(token_options(token)?)
+                let options = token_options(token, ca_file)?;
+                let authenticator = TokenAuthenticator::new(options)
                     .map_err(|error| ComposeError::new("auth.token", error))?;
                 let authenticator = Arc::new(authenticator);
-                let paths = [&token.root_cert_bundle, &token.jwks];
-                let paths = paths.into_iter().flatten().cloned().collect();
+                let jwks = match &token.jwks {
+                    Some(TokenKeys::File(path)) => Some(path),
+                    Some(TokenKeys::Url(_)) | None => None,
+                };
+                let paths = token.root_cert_bundle.iter().chain(jwks);
+                let paths = paths.cloned().collect();
                 let read = authenticator.clone();
                 self.files
                     .push(Reloadable::new("keys of tokens", paths, move || {
@@ -414,13 +421,33 @@ fn quoted(key: &str, text: &str) -> Result<Quoted, ComposeError> {
     text.parse().map_err(|error| ComposeError::new(key, error))
 }
 
-fn token_options(token: &config::Token) -> Result<TokenOptions, ComposeError> {
+fn token_options(
+    token: &config::Token,
+    ca_file: Option<&Path>,
+) -> Result<TokenOptions, ComposeError> {
     let mut options = TokenOptions::new(&token.realm, &token.service, &token.issuer);
     if let Some(path) = &token.root_cert_bundle {
         options = options.with_root_certificates(path);
     }
-    if let Some(path) = &token.jwks {
-        options = options.with_jwks(path);
+    match (&token.jwks, ca_file) {
+        (Some(TokenKeys::Url(url)), ca_file) => {
+            let mut url = JwksUrl::new(url.expose())
+                .map_err(|error| ComposeError::new("auth.token.jwks", error))?;
+            if let Some(path) = ca_file {
+                let tls = acumos::trusted_by(path)
+                    .map_err(|error| ComposeError::new("registry.auth.token.cafile", error))?;
+                url = url.with_tls(tls);
+            }
+            options = options.with_jwks_url(url);
+        }
+        (_, Some(_)) => {
+            return Err(ComposeError::new(
+                "registry.auth.token.cafile",
+                "expected an `https://` URL as `auth.token.jwks`, whose authorities these are",
+            ));
+        }
+        (Some(TokenKeys::File(path)), None) => options = options.with_jwks(path),
+        (None, None) => {}
     }
     if !token.signing_algorithms.is_empty() {
         let algorithms: Result<Vec<SigningAlgorithm>, _> = token
@@ -511,5 +538,60 @@ impl fmt::Debug for Reloadable {
             .field("what", &self.what)
             .field("paths", &self.paths)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(jwks: TokenKeys) -> config::Token {
+        config::Token {
+            realm: "https://auth.example/token".to_owned(),
+            service: "registry.example".to_owned(),
+            issuer: "auth.example".to_owned(),
+            root_cert_bundle: None,
+            jwks: Some(jwks),
+            signing_algorithms: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn keys_of_tokens_by_url_come_from_whom_the_operator_trusts() {
+        let of = |url: &str| token(TokenKeys::Url(url.parse().unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+        let authorities = folder.path().join("ca.pem");
+        std::fs::write(&authorities, made.cert.pem()).unwrap();
+
+        let options =
+            token_options(&of("https://h/keys?code=hunter2"), Some(&authorities)).unwrap();
+        assert_eq!(options.jwks, None);
+        assert_eq!(options.jwks_url.unwrap().to_string(), "https://h/keys");
+        let options = token_options(&of("http://127.0.0.1:1/keys"), None).unwrap();
+        assert!(options.jwks_url.is_some());
+
+        let file = token(TokenKeys::File("/keys.json".into()));
+        let missing = folder.path().join("missing.pem");
+        for (token, authorities, expected) in [
+            (
+                of("http://h/keys"),
+                None,
+                "`auth.token.jwks`: expected `https://`",
+            ),
+            (
+                of("https://h/keys"),
+                Some(&missing),
+                "`registry.auth.token.cafile`: cannot read",
+            ),
+            (
+                file,
+                Some(&authorities),
+                "`registry.auth.token.cafile`: expected an `https://` URL",
+            ),
+        ] {
+            let error = token_options(&token, authorities.map(PathBuf::as_path)).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
     }
 }

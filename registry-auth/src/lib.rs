@@ -26,6 +26,10 @@ pub mod chain;
 pub mod challenge;
 pub mod explain;
 pub mod htpasswd;
+#[cfg(feature = "http-client")]
+mod http_client;
+#[cfg(feature = "http-client")]
+mod invocation;
 pub mod policy;
 pub mod principal;
 pub mod request;

@@ -383,6 +383,7 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("registry.limits.addresses.pulls", "100/m", Honoured),
     ("registry.auth.accounts.realm", "Builds", Honoured),
     ("registry.auth.accounts.path", "/elsewhere", Honoured),
+    ("registry.auth.token.cafile", "/ca.pem", Honoured),
     ("registry.auth.certificates.name", "dns", Honoured),
     ("registry.auth.certificates.kind", "service", Honoured),
     (

@@ -241,9 +241,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("auth.silly.{realm,service}", Text, Honoured),
     key("auth.htpasswd.{realm,path}", Text, Honoured),
     key(
-        "auth.token.{realm,service,issuer,rootcertbundle,jwks}",
+        "auth.token.{realm,service,issuer,rootcertbundle}",
         Text,
         Honoured,
+    ),
+    key(
+        "auth.token.jwks",
+        Text,
+        Differently(
+            "a file or, unlike in distribution, an `https://` URL that is fetched again and again",
+        ),
     ),
     key("auth.token.signingalgorithms", Texts, Honoured),
     key(
@@ -520,6 +527,11 @@ pub(crate) const KEYS: &[Key] = &[
         "registry.auth.acumos.attempts",
         Number,
         Differently("with `services`"),
+    ),
+    key(
+        "registry.auth.token.cafile",
+        Text,
+        Differently("the authorities of the URL `auth.token.jwks`; those of the system without it"),
     ),
     key("registry.auth.accounts.{realm,path}", Text, Honoured),
     key(

@@ -37,7 +37,7 @@ pub use self::sections::{
     AccountsFile, Acme, Audit, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint,
     FileCheck, Formatter, Health, Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network,
     Notifications, Outbox, Own, Pace, Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token,
-    UploadPurge, Validation,
+    TokenKeys, UploadPurge, Validation,
 };
 pub use self::tokens::Tokens;
 pub use self::tree::Origin;

@@ -18,7 +18,7 @@ use super::value::{self, Problem};
 use super::{
     AccountsFile, Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck,
     Formatter, Health, HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace,
-    Secret, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Warning,
+    Secret, StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -155,7 +155,7 @@ fn token(section: &Section<'_>) -> Result<Token, Problem> {
         service: section.needed_text("service")?,
         issuer: section.needed_text("issuer")?,
         root_cert_bundle: section.text("rootcertbundle")?.map(PathBuf::from),
-        jwks: section.text("jwks")?.map(PathBuf::from),
+        jwks: token_keys(section)?,
         signing_algorithms: section.texts("signingalgorithms")?,
     };
     if token.root_cert_bundle.is_none() && token.jwks.is_none() {
@@ -166,6 +166,19 @@ fn token(section: &Section<'_>) -> Result<Token, Problem> {
         });
     }
     Ok(token)
+}
+
+/// A path, as in distribution, or a URL, which could hardly be one
+fn token_keys(section: &Section<'_>) -> Result<Option<TokenKeys>, Problem> {
+    let text = section.text("jwks")?;
+    let starts = |scheme: &str| {
+        let start = text.as_deref().and_then(|text| text.get(..scheme.len()));
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    Ok(match starts("http://") || starts("https://") {
+        true => section.url("jwks")?.map(TokenKeys::Url),
+        false => text.map(|path| TokenKeys::File(path.into())),
+    })
 }
 
 fn http(
@@ -644,6 +657,7 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
             path: accounts.needed_text("path")?.into(),
         });
     }
+    own.token_ca_file = auth.section("token").text("cafile")?.map(PathBuf::from);
     own.certificates = certificates(&auth.section("certificates"))?;
     if let Some(hide) = access.flag("hide")? {
         own.hide = hide;

@@ -14,7 +14,8 @@ use super::secret::HIDDEN;
 use super::tokens;
 use super::{
     Audit, Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers,
-    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, TokenKeys,
+    duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -270,7 +271,13 @@ fn auth(auth: &Auth) -> Out {
                     "rootcertbundle",
                     token.root_cert_bundle.as_deref().map(Out::path),
                 ),
-                ("jwks", token.jwks.as_deref().map(Out::path)),
+                (
+                    "jwks",
+                    token.jwks.as_ref().map(|keys| match keys {
+                        TokenKeys::File(path) => Out::path(path),
+                        TokenKeys::Url(url) => Out::text(url.to_string()),
+                    }),
+                ),
                 (
                     "signingalgorithms",
                     Some(Out::texts(&token.signing_algorithms)),
@@ -488,6 +495,12 @@ fn own(config: &Config) -> Out {
                             ("path", Out::path(&accounts.path)),
                         ])
                     }),
+                ),
+                (
+                    "token",
+                    own.token_ca_file
+                        .as_deref()
+                        .map(|path| Out::map([("cafile", Out::path(path))])),
                 ),
                 ("certificates", own.certificates.as_ref().map(certificates)),
             ]),

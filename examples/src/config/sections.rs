@@ -224,9 +224,18 @@ pub struct Token {
     /// Certificates (PEM) of the keys that sign, or of their authorities
     pub root_cert_bundle: Option<PathBuf>,
     /// Keys that sign, as a JSON Web Key Set
-    pub jwks: Option<PathBuf>,
+    pub jwks: Option<TokenKeys>,
     /// Names of the algorithms that are taken; empty for the token verifier's own list
     pub signing_algorithms: Vec<String>,
+}
+
+/// `auth.token.jwks`: where a JSON Web Key Set is
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenKeys {
+    /// In a file
+    File(PathBuf),
+    /// At a URL, from where it is fetched again and again
+    Url(Url),
 }
 
 /// `http`: where and how the registry listens and answers
@@ -517,6 +526,9 @@ pub struct Own {
     pub acumos: Option<Acumos>,
     /// Programs with secrets of their own
     pub accounts: Option<AccountsFile>,
+    /// A file of the authorities (PEM) by which the URL of the keys of tokens is trusted, instead
+    /// of those of the system
+    pub token_ca_file: Option<PathBuf>,
     /// How clients are known by their certificates, if they are
     pub certificates: Option<CertificateOptions>,
     /// Whether what someone may not pull looks to them as if it did not exist; by default it is
@@ -553,6 +565,7 @@ impl Default for Own {
             access_rules: None,
             acumos: None,
             accounts: None,
+            token_ca_file: None,
             certificates: None,
             hide: false,
             audit: None,

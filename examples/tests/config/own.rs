@@ -1,7 +1,7 @@
 //! What distribution does not have: rules of the platform, tokens of one's own, limits
 
 use registry_examples::config::acumos::Source;
-use registry_examples::config::{Acumos, Config, Secret, check};
+use registry_examples::config::{Acumos, Auth, Config, Secret, TokenKeys, check};
 
 use crate::files::config;
 
@@ -149,4 +149,48 @@ fn a_short_secret_is_not_taken() {
     let warning = warnings[0].to_string();
     assert!(warning.contains("fewer than 16 bytes"), "{warning}");
     assert!(!warning.contains("hunter2"), "{warning}");
+}
+
+#[test]
+fn keys_of_tokens_are_in_a_file_or_at_a_url() {
+    let read = |keys: &str| {
+        let text = format!(
+            "{{version: 0.1, storage: inmemory, auth: {{token: {{realm: 'https://a', service: s, \
+             issuer: i, jwks: '{keys}'}}}}}}"
+        );
+        Config::from_yaml(&text).map(|(config, warnings)| {
+            assert_eq!(warnings, [], "{keys}");
+            match config.auth {
+                Auth::Token(token) => token.jwks.unwrap(),
+                other => panic!("{other:?}"),
+            }
+        })
+    };
+    for path in [
+        "/etc/keys.json",
+        "keys",
+        "http:/keys",
+        "ftp://h/keys",
+        "é://h",
+    ] {
+        assert_eq!(read(path).unwrap(), TokenKeys::File(path.into()));
+    }
+    for url in ["https://h/keys?tenant=1", "HTTP://127.0.0.1:1/k"] {
+        assert_eq!(read(url).unwrap(), TokenKeys::Url(url.parse().unwrap()));
+    }
+    let error = read("https:///hunter2").unwrap_err().to_string();
+    assert!(
+        error.contains("`auth.token.jwks`: expected a URL"),
+        "{error}"
+    );
+    assert!(!error.contains("hunter2"), "{error}");
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = "{version: 0.1, storage: inmemory, registry: {auth: {token: {cafile: /ca.pem}}}, \
+        auth: {token: {realm: 'https://a', service: s, issuer: i, jwks: 'https://h/k?code=hunter2'}}}";
+    std::fs::write(file.path(), text).unwrap();
+    let printed = check(Some(file.path()), []).unwrap();
+    assert!(printed.contains("https://h/k?(hidden)"), "{printed}");
+    assert!(printed.contains("cafile: /ca.pem"), "{printed}");
+    assert!(!printed.contains("hunter2"), "{printed}");
 }

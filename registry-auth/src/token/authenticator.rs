@@ -17,10 +17,16 @@ use crate::principal::Principal;
 use crate::token::algorithm::SigningAlgorithm;
 use crate::token::claims::Claims;
 use crate::token::issuer::TokenIssuer;
+#[cfg(feature = "http-client")]
+use crate::token::jwks_url::{JwksUrl, JwksUrlError};
 use crate::token::key::PublicKey;
+#[cfg(feature = "http-client")]
+use crate::token::published::Published;
 use crate::token::scope::{Scope, quotable};
+#[cfg(feature = "http-client")]
+use crate::token::trust::Trust;
 use crate::token::trust::TrustError;
-use crate::token::verifier::{TokenVerifier, seconds};
+use crate::token::verifier::{Refused, TokenVerifier, seconds};
 
 /// How much of verified tokens is remembered, in bytes of the tokens themselves
 ///
@@ -63,6 +69,9 @@ pub struct TokenOptions {
     pub root_certificates: Option<PathBuf>,
     /// A file with a JSON Web Key Set, with whose keys tokens may be signed besides
     pub jwks: Option<PathBuf>,
+    /// The URL of a JSON Web Key Set, with whose keys tokens may be signed besides
+    #[cfg(feature = "http-client")]
+    pub jwks_url: Option<JwksUrl>,
     /// The algorithms that are accepted; by default all that are known
     pub algorithms: Vec<SigningAlgorithm>,
     /// How much the clocks of issuer and registry may differ; by default a minute, as in
@@ -86,6 +95,8 @@ impl TokenOptions {
             issuer: issuer.into(),
             root_certificates: None,
             jwks: None,
+            #[cfg(feature = "http-client")]
+            jwks_url: None,
             algorithms: SigningAlgorithm::ALL.to_vec(),
             leeway: Duration::from_secs(60),
             expired_for: Duration::from_secs(24 * 60 * 60),
@@ -103,6 +114,14 @@ impl TokenOptions {
     #[must_use]
     pub fn with_jwks(mut self, path: impl Into<PathBuf>) -> Self {
         self.jwks = Some(path.into());
+        self
+    }
+
+    /// Sets the URL of a JSON Web Key Set
+    #[cfg(feature = "http-client")]
+    #[must_use]
+    pub fn with_jwks_url(mut self, url: JwksUrl) -> Self {
+        self.jwks_url = Some(url);
         self
     }
 
@@ -155,6 +174,10 @@ impl TokenOptions {
     }
 
     fn has_keys(&self) -> bool {
+        #[cfg(feature = "http-client")]
+        if self.jwks_url.is_some() {
+            return true;
+        }
         self.root_certificates.is_some() || self.jwks.is_some()
     }
 }
@@ -164,7 +187,8 @@ impl TokenOptions {
 /// Makes a [`Principal::Token`] of each; together with the policy [`Granted`](crate::Granted) it is
 /// distribution's `auth: token`. A request without credentials is [`Principal::Anonymous`].
 ///
-/// A token that was verified is remembered by its hash until it ends or five minutes are over.
+/// A token that was verified is remembered by its hash until it ends, five minutes are over, or
+/// the keys change.
 ///
 /// # Examples
 ///
@@ -189,15 +213,44 @@ pub struct TokenAuthenticator {
     options: TokenOptions,
     /// The issuer whose keys are trusted, where that is one of this process
     issuer: Option<Arc<TokenIssuer>>,
+    /// The keys of a URL
+    #[cfg(feature = "http-client")]
+    published: Option<Published>,
     current: ArcSwap<Current>,
 }
 
 /// The keys in force, and what was verified with them
 struct Current {
-    /// The keys of the issuer of this process
-    keys: Option<Arc<[Arc<PublicKey>]>>,
-    verifier: TokenVerifier,
+    /// The keys of the files alone
+    of_files: Arc<TokenVerifier>,
+    others: Others,
+    /// All keys
+    verifier: Arc<TokenVerifier>,
     verified: Cache<[u8; 32], Arc<Verified>, Weight>,
+}
+
+/// The keys that are not those of files, and change without being told to
+#[derive(Clone)]
+enum Others {
+    /// There are none, or none yet
+    None,
+    /// Those of the issuer of this process
+    Issuer(Arc<[Arc<PublicKey>]>),
+    /// Those of a URL
+    #[cfg(feature = "http-client")]
+    Published(Arc<Trust>),
+}
+
+impl Others {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::None, Self::None) => true,
+            (Self::Issuer(one), Self::Issuer(other)) => Arc::ptr_eq(one, other),
+            #[cfg(feature = "http-client")]
+            (Self::Published(one), Self::Published(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
 }
 
 struct Verified {
@@ -220,6 +273,9 @@ impl Weighter<[u8; 32], Arc<Verified>> for Weight {
 impl TokenAuthenticator {
     /// Checks the options and reads the files that they name
     ///
+    /// Keys by URL are fetched from now on by a task of the current runtime or, where there is none yet, of
+    /// the first that uses this. It ends when this is dropped.
+    ///
     /// # Errors
     ///
     /// [`TokenSetupError`] says which option or file is wrong, and what was expected.
@@ -228,11 +284,13 @@ impl TokenAuthenticator {
         if !options.has_keys() {
             return Err(TokenSetupError::NoKeys);
         }
-        let current = ArcSwap::from_pointee(Current::load(&options, None)?);
+        let of_files = Arc::new(TokenVerifier::new(&options)?);
         Ok(Self {
+            #[cfg(feature = "http-client")]
+            published: options.jwks_url.clone().map(Published::new).transpose()?,
+            current: ArcSwap::from_pointee(Current::new(&options, of_files, Others::None)),
             options,
             issuer: None,
-            current,
         })
     }
 
@@ -273,10 +331,13 @@ impl TokenAuthenticator {
                 got: options.service,
             });
         }
-        let current = Current::load(&options, Some(issuer.keys()))?;
+        let of_files = Arc::new(TokenVerifier::new(&options)?);
+        let current = Current::new(&options, of_files, Others::Issuer(issuer.keys()));
         Ok(Self {
             options,
             issuer: Some(issuer),
+            #[cfg(feature = "http-client")]
+            published: None,
             current: ArcSwap::from_pointee(current),
         })
     }
@@ -291,37 +352,70 @@ impl TokenAuthenticator {
     ///
     /// [`TokenSetupError`] as [`TokenAuthenticator::new`]; the old keys then stay in force.
     pub fn reload(&self) -> Result<(), TokenSetupError> {
-        let keys = self.issuer.as_ref().map(|issuer| issuer.keys());
-        let current = Current::load(&self.options, keys)?;
+        let of_files = Arc::new(TokenVerifier::new(&self.options)?);
+        let current = Current::new(&self.options, of_files, self.others());
         self.current.store(Arc::new(current));
         Ok(())
     }
 
-    /// What is in force, with the keys that the issuer has by now
-    fn current(&self) -> Arc<Current> {
-        let current = self.current.load_full();
-        let keys = self.issuer.as_ref().map(|issuer| issuer.keys());
-        let is_same = match (&keys, &current.keys) {
-            (Some(now), Some(then)) => Arc::ptr_eq(now, then),
-            (None, None) => true,
-            _ => false,
-        };
-        if is_same {
-            return current;
+    fn others(&self) -> Others {
+        #[cfg(feature = "http-client")]
+        if let Some(keys) = self.published.as_ref().and_then(Published::keys) {
+            return Others::Published(keys);
         }
-        // One of an issuer has no files, and what reads none cannot fail.
-        match Current::load(&self.options, keys) {
-            Ok(next) => {
-                let next = Arc::new(next);
-                self.current.store(next.clone());
-                next
+        let issuer = self.issuer.as_ref();
+        issuer.map_or(Others::None, |issuer| Others::Issuer(issuer.keys()))
+    }
+
+    /// What is in force, with the keys that the issuer or the URL has by now
+    fn current(&self) -> Arc<Current> {
+        let mut current = self.current.load_full();
+        loop {
+            let others = self.others();
+            if others.is_same(&current.others) {
+                return current;
             }
-            Err(_) => current,
+            let next = Current::new(&self.options, current.of_files.clone(), others);
+            // Not if files were read again meanwhile: what they say now would be lost.
+            self.current.compare_and_swap(&current, Arc::new(next));
+            current = self.current.load_full();
         }
     }
 
+    /// Whom a token identifies, with keys of a URL that may have to be fetched first
+    #[cfg(feature = "http-client")]
+    async fn identify(&self, token: &str) -> Result<Principal, AuthenticateError> {
+        let Some(published) = &self.published else {
+            return Ok(self.principal(token, SystemTime::now())?);
+        };
+        published.begun().await;
+        let mut refused = match self.principal(token, SystemTime::now()) {
+            Ok(principal) => return Ok(principal),
+            Err(refused) => refused,
+        };
+        if refused.error.is_of_unknown_key() && published.ask_again().await {
+            refused = match self.principal(token, SystemTime::now()) {
+                Ok(principal) => return Ok(principal),
+                Err(refused) => refused,
+            };
+        }
+        // That it has expired is known of a token whose key is.
+        if refused.expired.is_none()
+            && let Some(retry_after) = published.retry_after(refused.error.is_of_unknown_key())
+        {
+            return Err(AuthenticateError::Unavailable { retry_after });
+        }
+        Err(refused.into())
+    }
+
+    /// Whom a token identifies
+    #[cfg(not(feature = "http-client"))]
+    async fn identify(&self, token: &str) -> Result<Principal, AuthenticateError> {
+        Ok(self.principal(token, SystemTime::now())?)
+    }
+
     /// What a token proves at the time `now`
-    fn principal(&self, token: &str, now: SystemTime) -> Result<Principal, AuthenticateError> {
+    fn principal(&self, token: &str, now: SystemTime) -> Result<Principal, Refused> {
         let current = self.current();
         let hash: [u8; 32] = Sha256::digest(token).into();
         let second = seconds(now);
@@ -331,20 +425,7 @@ impl TokenAuthenticator {
             return Ok(known.principal.clone());
         }
         let expired_for = self.options.expired_for;
-        let claims = current
-            .verifier
-            .examine(token, now, expired_for)
-            .map_err(|refused| {
-                tracing::debug!(error = %refused.error, "token refused");
-                match refused.expired {
-                    Some(claims) => AuthenticateError::Expired {
-                        principal: principal(*claims),
-                    },
-                    None => AuthenticateError::InvalidToken {
-                        reason: refused.error.to_string(),
-                    },
-                }
-            })?;
+        let claims = current.verifier.examine(token, now, expired_for)?;
         let expires = current.verifier.end(&claims);
         let verified = Verified {
             principal: principal(claims),
@@ -359,19 +440,36 @@ impl TokenAuthenticator {
 }
 
 impl Current {
-    fn load(
-        options: &TokenOptions,
-        keys: Option<Arc<[Arc<PublicKey>]>>,
-    ) -> Result<Self, TrustError> {
-        let audience = options.service.clone();
-        Ok(Self {
-            verifier: match &keys {
-                Some(keys) => TokenVerifier::of_keys(&options.issuer, audience, keys),
-                None => TokenVerifier::new(options)?,
+    fn new(options: &TokenOptions, of_files: Arc<TokenVerifier>, others: Others) -> Self {
+        Self {
+            verifier: match &others {
+                Others::None => of_files.clone(),
+                Others::Issuer(keys) => Arc::new(TokenVerifier::of_keys(
+                    &options.issuer,
+                    options.service.clone(),
+                    keys,
+                )),
+                #[cfg(feature = "http-client")]
+                Others::Published(keys) => Arc::new(of_files.with(keys)),
             },
-            keys,
+            of_files,
+            others,
             verified: Cache::with_weighter(1024, REMEMBERED, Weight),
-        })
+        }
+    }
+}
+
+impl From<Refused> for AuthenticateError {
+    fn from(refused: Refused) -> Self {
+        tracing::debug!(error = %refused.error, "token refused");
+        match refused.expired {
+            Some(claims) => Self::Expired {
+                principal: principal(*claims),
+            },
+            None => Self::InvalidToken {
+                reason: refused.error.to_string(),
+            },
+        }
     }
 }
 
@@ -389,7 +487,7 @@ impl Authenticator for TokenAuthenticator {
         credentials: &Credentials,
     ) -> Result<Principal, AuthenticateError> {
         match credentials {
-            Credentials::Bearer(token) => self.principal(token.expose(), SystemTime::now()),
+            Credentials::Bearer(token) => self.identify(token.expose()).await,
             Credentials::None => Ok(Principal::Anonymous),
             // A password is for the token service, not for the registry.
             Credentials::Basic { .. } => Err(AuthenticateError::Rejected),
@@ -442,6 +540,10 @@ pub enum TokenSetupError {
     /// The issuer is empty
     #[error("expected the issuer of the tokens, as in their `iss`, got nothing")]
     NoIssuer,
+    /// Keys cannot be had from the URL
+    #[cfg(feature = "http-client")]
+    #[error(transparent)]
+    JwksUrl(#[from] JwksUrlError),
     /// There are no keys
     #[error("expected a bundle of root certificates or a JSON Web Key Set, got neither")]
     NoKeys,

@@ -50,22 +50,36 @@ pub struct TokenVerifier {
 }
 
 impl TokenVerifier {
-    /// Reads the files that the options name
+    /// Reads the files that the options name; a URL of keys is for a
+    /// [`TokenAuthenticator`](crate::TokenAuthenticator) alone
     ///
     /// # Errors
     ///
     /// [`TrustError`] names the file and says what is wrong with it.
     pub fn new(options: &TokenOptions) -> Result<Self, TrustError> {
+        let trust = Trust::load(
+            options.root_certificates.as_deref(),
+            options.jwks.as_deref(),
+        )?;
         Ok(Self {
             issuer: options.issuer.clone(),
             service: options.service.clone(),
             algorithms: options.algorithms.clone(),
             leeway: options.leeway,
-            trust: Trust::load(
-                options.root_certificates.as_deref(),
-                options.jwks.as_deref(),
-            )?,
+            trust,
         })
+    }
+
+    /// The same with these keys besides
+    #[cfg(feature = "http-client")]
+    pub(super) fn with(&self, others: &Trust) -> Self {
+        Self {
+            issuer: self.issuer.clone(),
+            service: self.service.clone(),
+            algorithms: self.algorithms.clone(),
+            leeway: self.leeway,
+            trust: self.trust.with(others),
+        }
     }
 
     /// Of tokens with this issuer and audience that are signed with one of these keys
@@ -142,7 +156,10 @@ impl TokenVerifier {
         let key = if let Some(chain) = header.chain.filter(|chain| !chain.is_empty()) {
             self.trust.key_by_chain(&chain, now).map_err(untrusted)?
         } else if let Some(jwk) = header.key {
-            self.trust.key_by_value(&jwk, now).map_err(untrusted)?
+            self.trust
+                .key_by_value(&jwk, now)
+                .map_err(untrusted)?
+                .ok_or(TokenError::ForeignKey)?
         } else if let Some(id) = header.key_id.filter(|id| !id.is_empty()) {
             self.trust
                 .key_by_id(&id)
@@ -203,6 +220,14 @@ impl TokenVerifier {
             Some(early) if early > self.leeway() => Err(TokenError::NotYetValid { early }),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(feature = "http-client")]
+impl TokenError {
+    /// Whether the token could be good, were there more keys
+    pub(super) fn is_of_unknown_key(&self) -> bool {
+        matches!(self, Self::ForeignKey | Self::UnknownKey { .. })
     }
 }
 
@@ -290,6 +315,9 @@ pub enum TokenError {
         /// How long ago, in seconds
         late: i64,
     },
+    /// It brings its key along, which is not known
+    #[error("the key in its header is not among those trusted")]
+    ForeignKey,
     /// It is of another issuer
     #[error("its issuer is not `{expected}`, but `{got}`")]
     Issuer {

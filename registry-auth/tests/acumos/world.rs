@@ -280,8 +280,10 @@ impl Model {
     }
 
     fn default_repository(&self) -> String {
+        // On-boarding cuts it.
         let name: String = self.solution.name.split_whitespace().collect();
-        format!("{}_{}", name.to_lowercase(), self.solution.id)
+        let name: String = name.to_lowercase().chars().take(100).collect();
+        format!("{name}_{}", self.solution.id)
     }
 
     fn is_writable(&self, me: &Account) -> bool {

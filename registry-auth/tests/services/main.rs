@@ -8,4 +8,5 @@
 mod broken;
 mod facts;
 mod login;
+mod pull;
 mod support;

@@ -71,9 +71,11 @@ mod lum;
 mod names;
 mod passwords;
 mod records;
+mod remedy;
 mod rules;
 #[cfg(feature = "acumos-services")]
 mod services;
+mod words;
 
 #[cfg(feature = "acumos-services")]
 pub use cds::{Cds, Generation};

@@ -14,6 +14,7 @@
 
 mod algorithm;
 mod authenticator;
+mod chain_accounts;
 mod claims;
 mod grants;
 mod issuer;
@@ -31,6 +32,7 @@ mod verifier;
 
 pub use self::algorithm::{AlgorithmError, SigningAlgorithm};
 pub use self::authenticator::{TokenAuthenticator, TokenOptions, TokenSetupError};
+pub use self::chain_accounts::ChainAccounts;
 pub use self::claims::{AccessEntry, Claims};
 pub use self::grants::{Grant, Granted, Grants};
 pub use self::issuer::{IssueError, IssuedToken, IssuerOptions, IssuerSetupError, TokenIssuer};

@@ -6,6 +6,7 @@
 mod authorizer;
 mod embedded;
 mod file;
+mod large;
 mod passwords;
 mod properties;
 mod table;

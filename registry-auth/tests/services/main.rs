@@ -9,4 +9,5 @@ mod broken;
 mod events;
 mod facts;
 mod login;
+mod pull;
 mod support;

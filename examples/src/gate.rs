@@ -1,5 +1,7 @@
 //! From a configuration to who is let in, and who may do what
 
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::fmt;

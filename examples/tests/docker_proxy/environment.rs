@@ -236,9 +236,21 @@ fn a_wrong_value_is_named_by_its_variable_and_not_shown_where_it_is_secret() {
             "http",
             "expected a port, got `http`",
         ),
-        ("ACUMOS_DOCKER_PROXY_LOG_LEVEL", "loud", "expected a log level"),
-        ("ACUMOS_DOCKER_PROXY_LOG_LEVEL", "off", "expected a log level"),
-        ("ACUMOS_DOCKER_PROXY_LOG_FILE", "proxy.log", "expected the full path"),
+        (
+            "ACUMOS_DOCKER_PROXY_LOG_LEVEL",
+            "loud",
+            "expected a log level",
+        ),
+        (
+            "ACUMOS_DOCKER_PROXY_LOG_LEVEL",
+            "off",
+            "expected a log level",
+        ),
+        (
+            "ACUMOS_DOCKER_PROXY_LOG_FILE",
+            "proxy.log",
+            "expected the full path",
+        ),
         (
             "ACUMOS_CDS_URL",
             "cds:8000",

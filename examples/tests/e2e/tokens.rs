@@ -71,11 +71,7 @@ fn with_token(address: &str, method: &str, path: &str, token: &str) -> Response 
 fn tokens_are_asked_for_and_used() {
     let (site, server) = start();
     let address = &server.address;
-    let output = server.output();
-    assert!(
-        output.contains("issuing tokens at /auth/token as issuer.example"),
-        "{output}"
-    );
+    server.prints("issuing tokens at /auth/token as issuer.example");
     let mode = fs::metadata(site.path("token.key"))
         .expect("it was made")
         .permissions();

@@ -374,6 +374,11 @@ fn it_guards_a_registry_behind_it() {
         log.contains("INVOKE_RETURN") && !log.contains("hunter2"),
         "{log}"
     );
+    // Neither has a secret that another replica could have too.
+    assert!(
+        log.contains("no other replica can go on with them"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -209,7 +209,7 @@ fn limits(section: &Section<'_>) -> Result<ProxyLimits, Problem> {
 }
 
 fn auth_request(section: &Section<'_>) -> Result<Option<AuthRequest>, Problem> {
-    if !section.node.is_some() {
+    if section.node.is_none() {
         return Ok(None);
     }
     let path = section.text("path")?.unwrap_or_else(|| "/auth".to_owned());

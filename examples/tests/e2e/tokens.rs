@@ -282,7 +282,7 @@ fn what_cannot_be_is_said_at_the_start() {
         (
             ", host: 'http://127.0.0.1:0'",
             "",
-            "expected `realm` or `http.host`",
+            "expected `realm`, or the `host`",
         ),
         (
             "{htpasswd: {realm: registry, path: $SITE/htpasswd}}",

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use registry_auth::acumos::{
     AcumosAuthorizer, AcumosServices, Answer, CachedDirectory, Cds, CdsAuthenticator, Directory,
-    DirectoryAuthenticator, DirectoryError, EmbeddedDirectory, Endpoint, FileDirectory, Lum,
-    Passwords, Query, TagsOf,
+    DirectoryAccounts, DirectoryAuthenticator, DirectoryError, EmbeddedDirectory, Endpoint,
+    FileDirectory, Lum, Passwords, Query, TagsOf,
 };
 use registry_auth::htpasswd;
 use registry_auth::token::Accounts;
@@ -29,8 +29,7 @@ pub struct AcumosGate {
     pub explainer: Arc<dyn Authorizer>,
     /// Knows the users of the platform, where they log in here
     pub authenticator: Option<Arc<dyn Authenticator>>,
-    /// Says of these users, without their password, whether they still may log in; the platform's
-    /// services cannot
+    /// Says of these users, without their password, whether they still may log in
     pub accounts: Option<Arc<dyn Accounts>>,
     /// The file of facts, if that is where they are, to be read again when it changes
     pub file: Option<Arc<FileDirectory>>,
@@ -99,12 +98,16 @@ pub fn open(config: &Acumos, tags: Arc<dyn TagsOf>) -> Result<AcumosGate, Compos
                 None => None,
             };
             let foreseen = Foreseen(asked.clone());
+            let cached: Arc<dyn Directory> =
+                Arc::new(CachedDirectory::new(asked, config.cache.clone()));
+            let accounts = DirectoryAccounts::new(cached.clone());
             Ok(AcumosGate {
-                authorizer: decide(Arc::new(CachedDirectory::new(asked, config.cache.clone()))),
+                authorizer: decide(cached),
                 explainer: decide(Arc::new(foreseen)),
+                accounts: authenticator
+                    .is_some()
+                    .then(|| Arc::new(accounts) as Arc<dyn Accounts>),
                 authenticator,
-                // CDS says who someone is only to whoever has the password.
-                accounts: None,
                 file: None,
             })
         }

@@ -14,7 +14,8 @@ use registry_http::service::Builder;
 use registry_http::tls::{CipherSuite, ClientAuth, TlsVersion};
 use registry_http::{
     AccessControl, Endpoint, Http2, Locations, ManifestUrls, Observer, Rate, RateLimits,
-    RegistryService, ResponseHeaders, ServeOptions, SessionSecret, TlsOptions,
+    RegistryService, ResponseHeaders, ServeOptions, SessionSecret, TlsOptions, TokenService,
+    TokenServiceBuilder,
 };
 use registry_storage::{
     FileSystem, Measured, Memory, OpenError, PurgeOptions, StorageObserver, Store,
@@ -22,6 +23,7 @@ use registry_storage::{
 use rustls::ClientConfig;
 
 use crate::acme::AcmeOptions;
+use crate::audit::AuditLog;
 use crate::config::{self, Config, Driver};
 use crate::gate::Gate;
 use crate::health::{FileCheck, HealthOptions, HttpCheck, Schedule, TcpCheck};
@@ -60,6 +62,28 @@ impl ComposeError {
         Self {
             key: format!("{section}.{}", self.key),
             ..self
+        }
+    }
+
+    /// The same, where what is under `from` here is under `to`
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_examples::compose::ComposeError;
+    ///
+    /// let error = ComposeError::new("http.tls.ciphersuites", "expected more").moved("http.tls", "tls");
+    /// assert_eq!(error.to_string(), "`tls.ciphersuites`: expected more");
+    /// ```
+    #[must_use]
+    pub fn moved(self, from: &str, to: &str) -> Self {
+        let key = self.key.strip_prefix(from);
+        match key.filter(|rest| rest.is_empty() || rest.starts_with('.')) {
+            Some(rest) => Self {
+                key: format!("{to}{rest}"),
+                ..self
+            },
+            None => self,
         }
     }
 
@@ -136,11 +160,11 @@ pub fn whole(path: &Path) -> String {
 pub fn service(
     config: &Config,
     store: Store,
-    gate: &Gate,
+    access: AccessControl,
     observer: Arc<dyn Observer>,
 ) -> Result<Builder, ComposeError> {
     let http = &config.http;
-    let builder = RegistryService::with_access(store, access(config, gate)?);
+    let builder = RegistryService::with_access(store, access);
     let mut builder = builder
         .manifest_limits(Limits {
             max_bytes: config.registry.manifest_limit,
@@ -201,6 +225,34 @@ pub fn access(config: &Config, gate: &Gate) -> Result<AccessControl, ComposeErro
         true => access.with_hidden_as_absent(),
         false => access,
     })
+}
+
+/// The token service, which counts those who ask with those whom `access` counts
+pub fn token_service(
+    config: &Config,
+    tokens: Option<TokenServiceBuilder>,
+    access: &AccessControl,
+) -> Option<TokenService> {
+    tokens.map(|tokens| {
+        tokens
+            .limits_of(access)
+            .trusted_proxies(config.registry.trusted_proxies.clone())
+            .build()
+    })
+}
+
+/// Opens what each decision is written to
+///
+/// # Errors
+///
+/// [`ComposeError`] when the file cannot be opened.
+pub fn audit(at: Option<&config::Audit>) -> Result<Option<Arc<AuditLog>>, ComposeError> {
+    at.map(|at| {
+        AuditLog::open(at)
+            .map(Arc::new)
+            .map_err(|error| ComposeError::new("registry.access.audit", error))
+    })
+    .transpose()
 }
 
 fn limits(limits: &config::Limits) -> RateLimits {

@@ -103,7 +103,7 @@ impl Question {
     fn access(&self) -> Access {
         let reference = match (&self.tag, &self.digest) {
             (Some(tag), _) => Some(tag.clone().into()),
-            (None, digest) => digest.clone().map(Into::into),
+            (None, digest) => (*digest).map(Into::into),
         };
         match &self.repo {
             Some(name) => Access {

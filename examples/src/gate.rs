@@ -1,5 +1,9 @@
 //! From a configuration to who is let in, and who may do what
 
+#[cfg(test)]
+mod tests;
+mod words;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,18 +16,22 @@ use registry_auth::token::{
     Accounts, BySubject, IssuerOptions, JwksUrl, SigningAlgorithm, TokenIssuer,
 };
 use registry_auth::{
-    Access, AllowAll, Anyone, AuthenticateError, Authenticated, Authenticator, AuthorizeError,
-    Authorizer, Both, CertificateAuthenticator, Chain, Decision, Granted, Principal, Quoted, Silly,
-    TokenAuthenticator, TokenOptions,
+    Access, AllowAll, Anyone, Audit, Audited, AuthenticateError, Authenticated, Authenticator,
+    AuthorizeError, Authorizer, Both, CertificateAuthenticator, Chain, Decision, Granted,
+    Principal, Quoted, Silly, TokenAuthenticator, TokenOptions,
 };
-use registry_http::TokenService;
+use registry_http::{TokenService, TokenServiceBuilder};
 
 use crate::acumos;
-use crate::compose::{ComposeError, whole};
-use crate::config::{self, Auth, Config, TokenKeys, Url};
+use crate::audit::AuditLog;
+use crate::compose::ComposeError;
+use crate::config::{self, Auth, Config, Programs, TokenKeys, Url};
+use crate::metrics::Metrics;
 use crate::rules::RuleFile;
-use crate::service_accounts::AccountFile;
+use crate::service_accounts::{AccountFile, AccountList};
 use crate::token_key;
+
+pub use self::words::describe;
 
 /// Who is let in, and who may do what
 #[derive(Debug)]
@@ -35,8 +43,10 @@ pub struct Gate {
     /// Says the same to those who only want to know: nothing counts as a use of a licence, and
     /// principals need no token
     pub explainer: Arc<dyn Authorizer>,
-    /// Issues tokens, if this registry does so itself
-    pub tokens: Option<TokenService>,
+    /// Issues tokens, if this registry does so itself, once it knows whom the registry counts
+    pub tokens: Option<TokenServiceBuilder>,
+    /// Checks passwords, if they are in a file of `auth.htpasswd`
+    pub htpasswd: Option<Arc<Htpasswd>>,
     /// What is read from files that may change
     pub files: Vec<Reloadable>,
 }
@@ -70,12 +80,11 @@ impl Gate {
             if !asks {
                 return Err(ComposeError::new(
                     "registry.auth.certificates",
-                    "expected `http.tls.clientcas`, which says who signs the certificates of clients",
+                    "expected `clientcas` and `clientauth` in the section `tls`, which say who signs \
+                     the certificates of clients",
                 ));
             }
-            parts
-                .people
-                .push(Arc::new(CertificateAuthenticator::new(options)));
+            parts.certificates = Some(Arc::new(CertificateAuthenticator::new(options)));
         }
         let acumos = match &own.acumos {
             Some(section) => {
@@ -118,11 +127,10 @@ impl Gate {
             (None, Some(acumos)) => acumos,
             (Some(rules), None) => (rules.clone(), rules),
             (None, None) => {
-                let everyone: Arc<dyn Authorizer> =
-                    match parts.people.is_empty() && parts.bearer.is_none() {
-                        true => Arc::new(AllowAll),
-                        false => Arc::new(Authenticated),
-                    };
+                let everyone: Arc<dyn Authorizer> = match parts.is_empty() {
+                    true => Arc::new(AllowAll),
+                    false => Arc::new(Authenticated),
+                };
                 (everyone.clone(), everyone)
             }
         };
@@ -130,6 +138,18 @@ impl Gate {
             parts.issue(tokens, config.http.host.as_ref(), authorizer.clone())?;
         }
         Ok(parts.build(authorizer, explainer, has_rules))
+    }
+
+    /// Counts decisions and checks of passwords in `metrics`, and writes the decisions to `audit`
+    pub fn watch(&mut self, metrics: &Arc<Metrics>, audit: Option<Arc<AuditLog>>) {
+        if let Some(htpasswd) = self.htpasswd.clone() {
+            metrics.watch_htpasswd(move || htpasswd.counts());
+        }
+        let counted: Arc<dyn Audit> = metrics.clone();
+        let audits = [Some(counted), audit.map(|audit| audit as Arc<dyn Audit>)];
+        for audit in audits.into_iter().flatten() {
+            self.authorizer = Arc::new(Audited::new(self.authorizer.clone(), audit));
+        }
     }
 }
 
@@ -140,25 +160,51 @@ struct Parts {
     people: Vec<Arc<dyn Authenticator>>,
     /// Those of them that say of someone, without a password, whether they still may log in
     accounts: Vec<Arc<dyn Accounts>>,
+    /// Knows who has a certificate, which a token service is not shown
+    certificates: Option<Arc<dyn Authenticator>>,
     /// Knows tokens
     bearer: Option<Arc<dyn Authenticator>>,
-    tokens: Option<TokenService>,
+    tokens: Option<TokenServiceBuilder>,
+    htpasswd: Option<Arc<Htpasswd>>,
     files: Vec<Reloadable>,
 }
 
 impl Parts {
+    /// Whether nobody is known
+    fn is_empty(&self) -> bool {
+        self.people.is_empty() && self.certificates.is_none() && self.bearer.is_none()
+    }
+
     /// Adds programs with secrets of their own, whose names nobody else can have
-    fn programs(&mut self, config: &config::AccountsFile) -> Result<(), ComposeError> {
-        let realm = quoted("registry.auth.accounts.realm", &config.realm)?;
-        let file = AccountFile::open(&config.path, realm)
-            .map_err(|error| ComposeError::new("registry.auth.accounts.path", error))?;
-        self.people.push(file.accounts());
-        self.accounts.push(file.accounts());
-        self.files.push(Reloadable::new(
-            "accounts of programs",
-            vec![config.path.clone()],
-            move || file.reload().map(Some),
-        ));
+    fn programs(&mut self, config: &Programs) -> Result<(), ComposeError> {
+        let (accounts, files) = match config {
+            Programs::File { realm, path } => {
+                let realm = quoted("registry.auth.accounts.realm", realm)?;
+                let file = AccountFile::open(path, realm)
+                    .map_err(|error| ComposeError::new("registry.auth.accounts.path", error))?;
+                let accounts = file.accounts();
+                let files =
+                    Reloadable::new("accounts of programs", vec![path.clone()], move || {
+                        file.reload().map(Some)
+                    });
+                (accounts, files)
+            }
+            Programs::Listed { realm, accounts } => {
+                let wrong = |error: &dyn fmt::Display| ComposeError::new("serviceaccounts", error);
+                let realm = realm.parse().map_err(|error| wrong(&error))?;
+                let list =
+                    AccountList::open(accounts.clone(), realm).map_err(|error| wrong(&error))?;
+                let accounts = list.accounts();
+                let paths = list.paths().map(ToOwned::to_owned).collect();
+                let files = Reloadable::new("secrets of programs", paths, move || {
+                    list.reload().map(Some)
+                });
+                (accounts, files)
+            }
+        };
+        self.people.push(accounts.clone());
+        self.accounts.push(accounts);
+        self.files.push(files);
         Ok(())
     }
 
@@ -180,7 +226,9 @@ impl Parts {
                     .push(Reloadable::new("users", vec![path.clone()], move || {
                         read.reload().map(Some)
                     }));
-                self.people.push(htpasswd);
+                self.people.push(htpasswd.clone());
+                self.accounts.push(htpasswd.clone());
+                self.htpasswd = Some(htpasswd);
             }
             Auth::Token(token) => {
                 let options = token_options(token, ca_file)?;
@@ -231,8 +279,8 @@ impl Parts {
             }
             (None, None) => {
                 return Err(wrong(
-                    &"expected `realm` or `http.host`, so that clients can be told where to get \
-                      tokens",
+                    &"expected `realm`, or the `host` that clients reach, so that they can be told \
+                      where to get tokens",
                 ));
             }
         };
@@ -260,14 +308,9 @@ impl Parts {
             paths.push(path.clone());
         }
         let issuer = Arc::new(TokenIssuer::new(options).map_err(|error| wrong(&error))?);
-        let own = match &config.certificates {
-            // Tokens then bring the certificate along, which is what they are known by.
-            Some(path) => TokenAuthenticator::new(
-                TokenOptions::new(&realm, service, &config.issuer).with_root_certificates(path),
-            ),
-            None => TokenAuthenticator::of_issuer(issuer.clone(), &realm, service),
-        };
-        let own = Arc::new(own.map_err(|error| wrong(&error))?);
+        // It has the keys that the issuer has, whichever these are by then.
+        let own = TokenAuthenticator::of_issuer(issuer.clone(), &realm, service)
+            .map_err(|error| wrong(&error))?;
         let mut service = TokenService::builder(issuer.clone(), people, authorizer)
             .path(&config.path)
             .keys_path(&config.keys_path);
@@ -275,14 +318,11 @@ impl Parts {
         if self.accounts.len() == self.people.len() {
             service = service.accounts(Arc::new(AnyAccounts(self.accounts.clone())));
         }
-        self.tokens = Some(service.build());
-        self.bearer = Some(own.clone());
+        self.tokens = Some(service);
+        self.bearer = Some(Arc::new(own));
         self.files
             .push(Reloadable::new("keys of tokens", paths, move || {
-                issuer.reload().map_err(|error| error.to_string())?;
-                own.reload()
-                    .map(|()| None)
-                    .map_err(|error| error.to_string())
+                issuer.reload().map(|()| None)
             }));
         Ok(())
     }
@@ -295,7 +335,7 @@ impl Parts {
     ) -> Gate {
         // A token of another issuer is all that is known of its bearer. With users or rules of
         // one's own, it also matters what these say of whom it is about.
-        let knows_people = !self.people.is_empty() || has_rules;
+        let knows_people = !self.people.is_empty() || self.certificates.is_some() || has_rules;
         let (authorizer, explainer): (Arc<dyn Authorizer>, Arc<dyn Authorizer>) =
             match (&self.bearer, knows_people) {
                 (None, _) => (authorizer, explainer),
@@ -306,8 +346,8 @@ impl Parts {
                 (Some(_), false) => (Arc::new(Granted), Arc::new(Granted)),
             };
         // Tokens first: where they are taken, clients are asked for them.
-        let ways: Vec<Arc<dyn Authenticator>> =
-            self.bearer.into_iter().chain(self.people).collect();
+        let ways = self.bearer.into_iter().chain(self.people);
+        let ways: Vec<Arc<dyn Authenticator>> = ways.chain(self.certificates).collect();
         let authenticator: Arc<dyn Authenticator> = match &ways[..] {
             [] => Arc::new(Anyone),
             [only] => only.clone(),
@@ -318,6 +358,7 @@ impl Parts {
             authorizer,
             explainer,
             tokens: self.tokens,
+            htpasswd: self.htpasswd,
             files: self.files,
         }
     }
@@ -462,37 +503,6 @@ fn token_options(
     Ok(options)
 }
 
-/// Who is let in, for people, and by what is decided; a line each
-pub fn describe(config: &Config) -> Vec<String> {
-    let own = &config.registry;
-    let mut lines = vec![match &config.auth {
-        Auth::None
-            if own
-                .acumos
-                .as_ref()
-                .is_some_and(|acumos| acumos.login.is_some()) =>
-        {
-            "for the users of the platform".to_owned()
-        }
-        Auth::None => "open to everyone who reaches this address".to_owned(),
-        Auth::Silly { .. } => {
-            "open to everyone who sends an `Authorization` header, whatever is in it".to_owned()
-        }
-        Auth::Htpasswd { path, .. } => format!("for the users in {}", whole(path)),
-        Auth::Token(token) => format!("for those with a token of {}", token.realm),
-    }];
-    if let Some(rules) = &own.access_rules {
-        lines.push(format!("by the rules in {}", whole(rules)));
-    }
-    lines.extend(own.acumos.as_ref().map(acumos::describe));
-    lines.extend(
-        own.tokens
-            .as_ref()
-            .map(|tokens| format!("issuing tokens at {} as {}", tokens.path, tokens.issuer)),
-    );
-    lines
-}
-
 /// Something that is read from files, and can be read again
 #[derive(Clone)]
 pub struct Reloadable {
@@ -538,60 +548,5 @@ impl fmt::Debug for Reloadable {
             .field("what", &self.what)
             .field("paths", &self.paths)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn token(jwks: TokenKeys) -> config::Token {
-        config::Token {
-            realm: "https://auth.example/token".to_owned(),
-            service: "registry.example".to_owned(),
-            issuer: "auth.example".to_owned(),
-            root_cert_bundle: None,
-            jwks: Some(jwks),
-            signing_algorithms: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn keys_of_tokens_by_url_come_from_whom_the_operator_trusts() {
-        let of = |url: &str| token(TokenKeys::Url(url.parse().unwrap()));
-        let folder = tempfile::tempdir().unwrap();
-        let made = rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
-        let authorities = folder.path().join("ca.pem");
-        std::fs::write(&authorities, made.cert.pem()).unwrap();
-
-        let options =
-            token_options(&of("https://h/keys?code=hunter2"), Some(&authorities)).unwrap();
-        assert_eq!(options.jwks, None);
-        assert_eq!(options.jwks_url.unwrap().to_string(), "https://h/keys");
-        let options = token_options(&of("http://127.0.0.1:1/keys"), None).unwrap();
-        assert!(options.jwks_url.is_some());
-
-        let file = token(TokenKeys::File("/keys.json".into()));
-        let missing = folder.path().join("missing.pem");
-        for (token, authorities, expected) in [
-            (
-                of("http://h/keys"),
-                None,
-                "`auth.token.jwks`: expected `https://`",
-            ),
-            (
-                of("https://h/keys"),
-                Some(&missing),
-                "`registry.auth.token.cafile`: cannot read",
-            ),
-            (
-                file,
-                Some(&authorities),
-                "`registry.auth.token.cafile`: expected an `https://` URL",
-            ),
-        ] {
-            let error = token_options(&token, authorities.map(PathBuf::as_path)).unwrap_err();
-            assert!(error.to_string().starts_with(expected), "{error}");
-        }
     }
 }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use registry_auth::Audited;
 use registry_core::event::SourceRecord;
 use registry_http::listener::UnixSocketError;
 use registry_http::notifications::{NotifierError, NotifierOptions, NotifierStats};
@@ -20,7 +19,6 @@ use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLog;
 use crate::acme::{Acme, AcmeError};
-use crate::audit::AuditLog;
 use crate::compose::{self, ComposeError};
 use crate::config::{
     self, Config, ConfigError, Driver, Identity, Network, Warning, hostname, listen_addresses,
@@ -77,8 +75,13 @@ impl Source {
 #[non_exhaustive]
 pub enum ServeError {
     /// No certificate can be ordered
-    #[error("`http.tls.letsencrypt`: {0}")]
-    Acme(#[from] AcmeError),
+    #[error("`{section}.letsencrypt`: {source}")]
+    Acme {
+        /// The section of TLS
+        section: &'static str,
+        /// Why not
+        source: AcmeError,
+    },
     /// A value cannot be put in force
     #[error(transparent)]
     Compose(#[from] ComposeError),
@@ -114,8 +117,13 @@ pub enum ServeError {
     #[error("cannot wait for signals: {0}")]
     Signal(#[source] io::Error),
     /// The certificate cannot be used
-    #[error("`http.tls`: {0}")]
-    Tls(#[from] TlsError),
+    #[error("`{section}`: {source}")]
+    Tls {
+        /// The section of TLS
+        section: &'static str,
+        /// Why not
+        source: TlsError,
+    },
     /// The socket cannot be listened on
     #[error(transparent)]
     Unix(#[from] UnixSocketError),
@@ -151,17 +159,11 @@ async fn serve_with(
     // the storage: a second registry started by mistake leaves the folder alone.
     let tags = Arc::new(StoreTags::default());
     let mut gate = Gate::open(&config, tags.clone())?;
-    let audit = match &config.registry.audit {
-        Some(at) => Some(
-            AuditLog::open(at)
-                .map_err(|error| ComposeError::new("registry.access.audit", error))?,
-        ),
-        None => None,
-    };
-    let (tls, acme) = tls(config.http.tls.as_ref())?;
+    let audit = compose::audit(config.registry.audit.as_ref())?;
+    let (tls, acme) = tls(config.http.tls.as_ref(), "http.tls")?;
     let endpoints = compose::endpoints(&config.notifications)?;
     let health_options = compose::health_options(&config.health)?;
-    let (listener, address) = listen(&config.http).await?;
+    let (listener, address) = listen(&config.http, "`--listen` or `http.addr`").await?;
     let debug = match &config.http.debug {
         Some(debug) => Some(bind(&debug.listen, "`http.debug.addr`").await?),
         None => None,
@@ -191,11 +193,7 @@ async fn serve_with(
         None => NotifierStats::default(),
     });
 
-    gate.authorizer = Arc::new(Audited::new(gate.authorizer, metrics.clone()));
-    let audit = audit.map(Arc::new);
-    if let Some(log) = audit.clone() {
-        gate.authorizer = Arc::new(Audited::new(gate.authorizer, log));
-    }
+    gate.watch(&metrics, audit.clone());
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     let writer = config.log.access.then(|| {
         let (log, writer) = AccessLog::with_options(io::stdout(), log_options);
@@ -204,11 +202,13 @@ async fn serve_with(
     });
     let events = Events::new(notifier.clone(), event_source(&address))
         .with_references(config.notifications.include_references);
-    let service = compose::service(&config, store.clone(), &gate, Arc::new(observers))?
+    let access = compose::access(&config, &gate)?;
+    let tokens = compose::token_service(&config, gate.tokens, &access);
+    let service = compose::service(&config, store.clone(), access, Arc::new(observers))?
         .readiness(readiness.clone())
         .events(events)
         .build();
-    let service = Front::new(service, gate.tokens);
+    let service = Front::new(service, tokens);
 
     let mut tasks = Tasks::default();
     if let Some(schedule) = compose::purge_schedule(&config.storage) {
@@ -306,10 +306,13 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-pub(crate) async fn listen(http: &config::Http) -> Result<(Listener, Address), ServeError> {
+pub(crate) async fn listen(
+    http: &config::Http,
+    key: &'static str,
+) -> Result<(Listener, Address), ServeError> {
     match http.net {
         Network::Tcp => {
-            let (listener, address) = bind(&http.listen, "`--listen` or `http.addr`").await?;
+            let (listener, address) = bind(&http.listen, key).await?;
             Ok((listener.into(), Address::Tcp(address)))
         }
         Network::Unix => {
@@ -336,18 +339,25 @@ pub(crate) async fn bind(
     })
 }
 
-pub(crate) fn tls(tls: Option<&config::Tls>) -> Result<(Option<Tls>, Option<Acme>), ServeError> {
+/// What listens with TLS; `section` is where the configuration has it
+pub(crate) fn tls(
+    tls: Option<&config::Tls>,
+    section: &'static str,
+) -> Result<(Option<Tls>, Option<Acme>), ServeError> {
     let Some(tls) = tls else {
         return Ok((None, None));
     };
     let (base, acme) = match &tls.identity {
         Identity::Files { certificate, key } => (TlsOptions::files(certificate, key), None),
         Identity::Acme(acme) => {
-            let acme = Acme::open(compose::acme_options(acme))?;
+            let acme = Acme::open(compose::acme_options(acme))
+                .map_err(|source| ServeError::Acme { section, source })?;
             (acme.tls_options(), Some(acme))
         }
     };
-    let tls = Tls::open(compose::tls_options(tls, base)?)?;
+    let options =
+        compose::tls_options(tls, base).map_err(|error| error.moved("http.tls", section))?;
+    let tls = Tls::open(options).map_err(|source| ServeError::Tls { section, source })?;
     for warning in tls.warnings(SystemTime::now()) {
         tracing::warn!("{warning}");
     }

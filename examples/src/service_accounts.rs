@@ -1,4 +1,4 @@
-//! A file of the accounts of programs, read again when it changes
+//! The accounts of programs, in a file or listed, read again when their secrets change
 
 use std::fs;
 use std::io;
@@ -6,8 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use registry_auth::{Quoted, SecretDigest, ServiceAccount, ServiceAccountError, ServiceAccounts};
+use registry_auth::{
+    Password, Quoted, SecretDigest, ServiceAccount, ServiceAccountError, ServiceAccounts,
+};
 use serde::Deserialize;
+
+use crate::config::Secret;
+use crate::config::acumos::Credentials;
 
 /// The largest file that is read: programs are few
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -111,6 +116,114 @@ impl AccountFile {
     }
 }
 
+/// [`ServiceAccounts`] that a configuration lists, with secrets of their own files or in the clear
+///
+/// # Examples
+///
+/// ```
+/// use registry_examples::config::Secret;
+/// use registry_examples::config::acumos::Credentials;
+/// use registry_examples::service_accounts::AccountList;
+///
+/// let account = Credentials {
+///     user: "on-boarding".to_owned(),
+///     password: Secret::Text("d81f1a6c2b7e49d0a3c5".to_owned()),
+/// };
+/// let list = AccountList::open(vec![account], "Acumos".parse()?)?;
+/// assert_eq!(list.reload()?, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct AccountList {
+    listed: Vec<Credentials>,
+    /// Since when what is in the clear is in force, as far as anybody knows
+    opened: SystemTime,
+    accounts: Arc<ServiceAccounts>,
+}
+
+/// Why listed accounts are not in force
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccountListError {
+    /// Its name or its secret is none that clients can send, or the secret can be guessed
+    #[error(transparent)]
+    Account(#[from] ServiceAccountError),
+    /// The file of a secret cannot be read
+    #[error("the secret of `{}`: {source}", name.escape_debug())]
+    Secret {
+        /// The name of the account
+        name: String,
+        /// Why, without the secret
+        source: io::Error,
+    },
+}
+
+impl AccountList {
+    /// Reads the secrets; clients are asked for their login with this realm
+    ///
+    /// # Errors
+    ///
+    /// [`AccountListError`], which names the account.
+    pub fn open(listed: Vec<Credentials>, realm: Quoted) -> Result<Self, AccountListError> {
+        let opened = SystemTime::now();
+        let accounts = ServiceAccounts::new(realm, read(&listed, opened)?)?;
+        Ok(Self {
+            listed,
+            opened,
+            accounts: Arc::new(accounts),
+        })
+    }
+
+    /// Reads the secrets again, and returns how many accounts there are; it blocks while it reads
+    ///
+    /// # Errors
+    ///
+    /// [`AccountListError`]; the secrets that were in force stay so.
+    pub fn reload(&self) -> Result<usize, AccountListError> {
+        self.accounts.replace(read(&self.listed, self.opened)?)?;
+        Ok(self.listed.len())
+    }
+
+    /// The files of secrets
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.listed
+            .iter()
+            .filter_map(|account| match &account.password {
+                Secret::File(path) => Some(path.as_path()),
+                Secret::Text(_) => None,
+            })
+    }
+
+    /// The accounts in force
+    pub fn accounts(&self) -> Arc<ServiceAccounts> {
+        self.accounts.clone()
+    }
+}
+
+fn read(
+    listed: &[Credentials],
+    opened: SystemTime,
+) -> Result<Vec<ServiceAccount>, AccountListError> {
+    let account = |listed: &Credentials| {
+        let unreadable = |source| AccountListError::Secret {
+            name: listed.user.clone(),
+            source,
+        };
+        // Looked at first: what is written meanwhile counts as older than it is, never as newer.
+        let since = match &listed.password {
+            Secret::Text(_) => opened,
+            Secret::File(path) => fs::metadata(path)
+                .map_err(unreadable)?
+                .modified()
+                .unwrap_or(opened),
+        };
+        let secret = Password::new(listed.password.read().map_err(unreadable)?);
+        let account = ServiceAccount::with_secret(&listed.user, &secret)?;
+        Ok(account.with_secret_since(since))
+    };
+    listed.iter().map(account).collect()
+}
+
 fn invalid(path: &Path, problem: String) -> AccountFileError {
     AccountFileError::Invalid {
         path: path.to_owned(),
@@ -159,7 +272,7 @@ fn load(path: &Path) -> Result<Vec<ServiceAccount>, AccountFileError> {
 
 #[cfg(test)]
 mod tests {
-    use registry_auth::{Authenticator, Credentials, Password, Principal};
+    use registry_auth::{Authenticator, Credentials as Login, Principal};
 
     use super::*;
 
@@ -175,7 +288,7 @@ mod tests {
         let good = format!("accounts: [{{name: build, secret: '{ABC}', roles: [pusher]}}]");
         fs::write(&path, &good).unwrap();
         let file = AccountFile::open(&path, realm()).unwrap();
-        let build = Credentials::Basic {
+        let build = Login::Basic {
             user: "build".to_owned(),
             password: Password::new("abc"),
         };
@@ -200,5 +313,45 @@ mod tests {
         fs::write(&path, "accounts: []").unwrap();
         assert_eq!(file.reload().unwrap(), 0);
         assert!(file.accounts().authenticate(&build).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_listed_secret_is_read_again_and_a_bad_one_is_not_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("on-boarding");
+        let listed = || Credentials {
+            user: "on-boarding".to_owned(),
+            password: Secret::File(path.clone()),
+        };
+        let open = || AccountList::open(vec![listed()], "Acumos".parse().unwrap());
+        let missing = open().unwrap_err().to_string();
+        assert!(
+            missing.starts_with("the secret of `on-boarding`: "),
+            "{missing}"
+        );
+        let [first, second] = ["hunter2-0123456789", "hunter2-9876543210"];
+        // As `openssl rand -hex 32 >FILE` leaves it.
+        fs::write(&path, format!("{first}\n")).unwrap();
+        let list = open().unwrap();
+        assert_eq!(list.paths().collect::<Vec<_>>(), [path.as_path()]);
+        let accounts = list.accounts();
+        let login = async |secret: &str| {
+            let credentials = Login::Basic {
+                user: "on-boarding".to_owned(),
+                password: Password::new(secret),
+            };
+            accounts.authenticate(&credentials).await.is_ok()
+        };
+        assert!(login(first).await && !login(second).await);
+        for bad in ["", "\n", "hunter2"] {
+            fs::write(&path, bad).unwrap();
+            let error = list.reload().unwrap_err().to_string();
+            assert!(error.contains("`on-boarding`"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+            assert!(login(first).await);
+        }
+        fs::write(&path, second).unwrap();
+        assert_eq!(list.reload().unwrap(), 1);
+        assert!(!login(first).await && login(second).await);
     }
 }

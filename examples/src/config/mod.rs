@@ -34,10 +34,10 @@ pub use self::limits::{Limit, Limited, Limits};
 pub use self::render::{check, markdown};
 pub use self::secret::{Headers, Secret, Url};
 pub use self::sections::{
-    AccountsFile, Acme, Audit, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint,
-    FileCheck, Formatter, Health, Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network,
-    Notifications, Outbox, Own, Pace, Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token,
-    TokenKeys, UploadPurge, Validation,
+    Acme, Audit, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter,
+    Health, Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox,
+    Own, Pace, Programs, Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys,
+    UploadPurge, Validation,
 };
 pub use self::tokens::Tokens;
 pub use self::tree::Origin;

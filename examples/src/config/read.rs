@@ -16,9 +16,9 @@ use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    AccountsFile, Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck,
-    Formatter, Health, HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace,
-    Secret, StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
+    Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
+    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, Programs, Secret,
+    StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -650,7 +650,7 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
     let auth = section.section("auth");
     let accounts = auth.section("accounts");
     if accounts.node.is_some() {
-        own.accounts = Some(AccountsFile {
+        own.accounts = Some(Programs::File {
             realm: accounts
                 .text("realm")?
                 .unwrap_or_else(|| "Registry".to_owned()),
@@ -662,11 +662,7 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
     if let Some(hide) = access.flag("hide")? {
         own.hide = hide;
     }
-    own.audit = access.text("audit")?.map(|at| match at.as_str() {
-        "stdout" => Audit::Stdout,
-        "stderr" => Audit::Stderr,
-        _ => Audit::File(at.into()),
-    });
+    own.audit = audit(&access)?;
     own.limits = limits::read(&section.section("limits"))?;
     own.tokens = tokens::read(&section.section("tokens"))?;
     if let Some(delay) = section.duration("draindelay")? {
@@ -678,7 +674,16 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
     Ok(())
 }
 
-fn certificates(section: &Section<'_>) -> Result<Option<CertificateOptions>, Problem> {
+/// What stands under `audit`
+pub(super) fn audit(section: &Section<'_>) -> Result<Option<Audit>, Problem> {
+    Ok(section.text("audit")?.map(|at| match at.as_str() {
+        "stdout" => Audit::Stdout,
+        "stderr" => Audit::Stderr,
+        _ => Audit::File(at.into()),
+    }))
+}
+
+pub(super) fn certificates(section: &Section<'_>) -> Result<Option<CertificateOptions>, Problem> {
     if section.node.is_none() {
         return Ok(None);
     }

@@ -14,8 +14,8 @@ use super::secret::HIDDEN;
 use super::tokens;
 use super::{
     Audit, Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers,
-    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, TokenKeys,
-    duration,
+    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Programs, Tls, TlsVersion,
+    TokenKeys, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -472,14 +472,7 @@ fn own(config: &Config) -> Out {
                 ("rules", own.access_rules.as_deref().map(Out::path)),
                 ("acumos", own.acumos.as_ref().map(acumos::access)),
                 ("hide", Some(Out::Flag(own.hide))),
-                (
-                    "audit",
-                    own.audit.as_ref().map(|audit| match audit {
-                        Audit::File(path) => Out::path(path),
-                        Audit::Stderr => Out::text("stderr"),
-                        Audit::Stdout => Out::text("stdout"),
-                    }),
-                ),
+                ("audit", own.audit.as_ref().map(audit)),
             ]),
         ),
         ("limits", limits::out(&own.limits)),
@@ -489,11 +482,13 @@ fn own(config: &Config) -> Out {
                 ("acumos", own.acumos.as_ref().and_then(acumos::auth)),
                 (
                     "accounts",
-                    own.accounts.as_ref().map(|accounts| {
-                        Out::map([
-                            ("realm", Out::text(&accounts.realm)),
-                            ("path", Out::path(&accounts.path)),
-                        ])
+                    own.accounts.as_ref().and_then(|accounts| match accounts {
+                        Programs::File { realm, path } => Some(Out::map([
+                            ("realm", Out::text(realm)),
+                            ("path", Out::path(path)),
+                        ])),
+                        // They have no key here.
+                        Programs::Listed { .. } => None,
                     }),
                 ),
                 (
@@ -529,7 +524,17 @@ fn own(config: &Config) -> Out {
     sections
 }
 
-fn certificates(options: &CertificateOptions) -> Out {
+/// What stands under `audit`
+pub(super) fn audit(audit: &Audit) -> Out {
+    match audit {
+        Audit::File(path) => Out::path(path),
+        Audit::Stderr => Out::text("stderr"),
+        Audit::Stdout => Out::text("stdout"),
+    }
+}
+
+/// What stands under `certificates`
+pub(super) fn certificates(options: &CertificateOptions) -> Out {
     Out::map([
         (
             "name",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use registry_auth::CertificateOptions;
 
+use super::acumos::Credentials;
 use super::{Acumos, Headers, Limits, Secret, Tokens, Url};
 
 /// Everything that an operator can set
@@ -525,7 +526,7 @@ pub struct Own {
     /// The rules of the Acumos platform; with a file of rules too, both must allow
     pub acumos: Option<Acumos>,
     /// Programs with secrets of their own
-    pub accounts: Option<AccountsFile>,
+    pub accounts: Option<Programs>,
     /// A file of the authorities (PEM) by which the URL of the keys of tokens is trusted, instead
     /// of those of the system
     pub token_ca_file: Option<PathBuf>,
@@ -578,13 +579,23 @@ impl Default for Own {
     }
 }
 
-/// `registry.auth.accounts`: programs with secrets of their own
+/// Programs with secrets of their own, and the realm that clients are asked for them with
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccountsFile {
-    /// What the challenge calls this registry
-    pub realm: String,
-    /// The file
-    pub path: PathBuf,
+pub enum Programs {
+    /// `registry.auth.accounts`: in a file, with their roles
+    File {
+        /// What the challenge calls this registry
+        realm: String,
+        /// The file
+        path: PathBuf,
+    },
+    /// `serviceaccounts` of `docker-proxy`: these
+    Listed {
+        /// What the challenge calls this registry
+        realm: String,
+        /// Their names and secrets
+        accounts: Vec<Credentials>,
+    },
 }
 
 /// `registry.access.audit`: where each decision is written down, a JSON object a line

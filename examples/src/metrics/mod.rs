@@ -19,6 +19,8 @@
 //! | `registry_storage_uploads_open` | gauge | `driver` | |
 //! | `registry_storage_cache_total` | counter | `type` (`Request`, `Hit`, `Miss`) | yes; what is cached differs |
 //! | `registry_access_decisions_total` | counter | `rule`, `outcome` (`allow`, `deny`, `unknown`) | |
+//! | `registry_htpasswd_hashes_total`, `_rounds_total`, `_unavailable_total` | counter | | |
+//! | `registry_htpasswd_waiting`, `_users` | gauge | | |
 //! | `registry_notifications_events_total` | counter | `type`, `endpoint` | yes |
 //! | `registry_notifications_pending_total` | gauge | `endpoint` | yes |
 //! | `registry_notifications_status_total` | counter | `code`, `endpoint` | yes |
@@ -33,7 +35,8 @@
 //! - `operation`: the names of [`Operation::label`](registry_core::Operation::label), or `none`.
 //! - `method`: `get`, `head`, `post`, `put`, `patch`, `delete`, `options`, or `other`, whatever
 //!   clients make up. `code` is a status that the registry sent, or 499 when the client went
-//!   away before there was one. So the number of series has a bound that no client moves.
+//!   away before there was one; 429 is what was over a limit. So the number of series has a bound
+//!   that no client moves.
 //! - `action`: of distribution, `GetContent`, `PutContent`, `Reader`, `Writer`, `Stat`, `List`,
 //!   `Move` and `Delete`, by what the call amounts to; and ours where it has no name: `ReaderBytes`
 //!   (the time that a stream waited for storage), `Append`, `Sync`, `Truncate` (of an upload).
@@ -46,6 +49,7 @@
 
 mod format;
 mod notifications;
+mod passwords;
 mod process;
 
 use std::fmt;
@@ -59,6 +63,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use registry_auth::htpasswd::Counts;
 use registry_auth::{Audit, AuditRecord};
 use registry_http::notifications::NotifierStats;
 use registry_http::{AccessRecord, Observer};
@@ -68,6 +73,7 @@ pub use self::format::TextFormat;
 pub use self::process::ProcessNumbers;
 
 use self::notifications::Notifications;
+use self::passwords::Passwords;
 
 /// The upper bounds of durations in seconds: those of distribution, and two below them
 ///
@@ -120,6 +126,7 @@ pub struct Metrics {
     uploads_open: Gauge,
     hints: Arc<Hints>,
     notifications: Arc<Notifications>,
+    passwords: Arc<Passwords>,
 }
 
 /// The metrics of one kind of storage call
@@ -310,6 +317,8 @@ impl Metrics {
         registry.register_collector(Box::new(hints.clone()));
         let notifications = Arc::<Notifications>::default();
         registry.register_collector(Box::new(notifications.clone()));
+        let passwords = Arc::<Passwords>::default();
+        registry.register_collector(Box::new(passwords.clone()));
 
         Self {
             registry,
@@ -328,6 +337,7 @@ impl Metrics {
             }),
             hints,
             notifications,
+            passwords,
         }
     }
 
@@ -343,6 +353,12 @@ impl Metrics {
     /// callback given counts
     pub fn watch_notifications(&self, numbers: impl Fn() -> NotifierStats + Send + Sync + 'static) {
         self.notifications.set(numbers);
+    }
+
+    /// Adds the numbers of the checks of passwords, asked for at each scrape; the first callback
+    /// given counts
+    pub fn watch_htpasswd(&self, counts: impl Fn() -> Counts + Send + Sync + 'static) {
+        self.passwords.set(counts);
     }
 
     /// All metrics as text

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use http::{HeaderName, Request, Response};
 use hyper::body::Body;
 use hyper::service::Service;
 use registry_auth::Password;
-use registry_auth::acumos::TagsOf;
+use registry_auth::acumos::{EmbeddedDirectory, EmbeddedError, TagsOf};
 use registry_http::proxy::{ProxyServiceBuilder, Redirects};
 use registry_http::{
     AccessControl, AuthRequestService, Observer, ProxyService, Readiness, RegistryService,
@@ -25,7 +25,7 @@ use super::reload::ProxyReloader;
 use crate::acumos;
 use crate::acumos_log::{self, AcumosLogHandle, AcumosLogOptions, Format};
 use crate::compose::{self, ComposeError, whole};
-use crate::config::acumos::Credentials;
+use crate::config::acumos::{Credentials, Source};
 use crate::config::proxy::{self, Content, LogFormat, Logs, Overrides, ProxyConfig, variables};
 use crate::config::{Config, ConfigError, Level, Warning};
 use crate::debug::DebugService;
@@ -106,15 +106,6 @@ async fn serve_with(
     logs: Arc<AcumosLogHandle>,
 ) -> Result<(), ServeError> {
     let registry = config.as_registry();
-    // Better not to start than to start and turn them away one by one.
-    if let Some(account) = config.service_accounts.first() {
-        let name = &account.user;
-        return Err(ComposeError::new(
-            "serviceaccounts",
-            format!("nobody checks the password of `{name}` in this build; take the section away"),
-        )
-        .into());
-    }
     if let Content::Embedded(folder) = &config.content {
         fs::create_dir_all(folder).map_err(|error| {
             let shown = folder.display();
@@ -127,15 +118,21 @@ async fn serve_with(
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage.
     let tags = Tags::new(&config)?;
-    let gate = Gate::open(&registry, tags.asked()).map_err(told)?;
+    let mut gate = Gate::open(&registry, tags.asked()).map_err(told)?;
+    let audit = compose::audit(config.audit.as_ref()).map_err(told)?;
+    let metrics = Arc::new(Metrics::new(tags.name()));
+    gate.watch(&metrics, audit.clone());
     let access = compose::access(&registry, &gate).map_err(told)?;
-    let (tls, acme) = tls(registry.http.tls.as_ref())?;
+    let tokens = compose::token_service(&registry, gate.tokens, &access);
+    let (tls, acme) = tls(registry.http.tls.as_ref(), "tls")?;
     let health_options = compose::health_options(&config.health)?;
-    let (listener, address) = listen(&registry.http).await?;
+    let (listener, address) = listen(&registry.http, "`--listen` or `listen`").await?;
     let debug = match &config.debug {
         Some(debug) => Some(bind(&debug.listen, "`debug.addr`").await?),
         None => None,
     };
+
+    warn_of_replicas(&config);
 
     let readiness = Readiness::default();
     let trusted = health_options
@@ -143,7 +140,6 @@ async fn serve_with(
         .then(compose::trusted_by_the_system)
         .transpose()?;
     let health = Health::start_without_storage(health_options, readiness.clone(), trusted)?;
-    let metrics = Arc::new(Metrics::new(tags.name()));
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     observers.extend(logs.access_log());
     let observer: Arc<dyn Observer> = Arc::new(observers);
@@ -160,7 +156,7 @@ async fn serve_with(
             Guarded::Registry(embedded(
                 &registry,
                 store,
-                &gate,
+                access.clone(),
                 observer.clone(),
                 &readiness,
             )?)
@@ -180,7 +176,7 @@ async fn serve_with(
             .observer(observer.clone())
             .build()
     });
-    let service = Front::new(guarded, gate.tokens).with_auth_request(auth_request);
+    let service = Front::new(guarded, tokens).with_auth_request(auth_request);
 
     let (shutdown, hangup) = signals(readiness)?;
     announce(
@@ -188,6 +184,7 @@ async fn serve_with(
         &registry,
         &address,
         debug.as_ref().map(|(_, address)| *address),
+        has_nobody(&config).await?,
     );
     if let Some((listener, _)) = debug {
         let mut service = DebugService::new(health);
@@ -232,6 +229,9 @@ async fn serve_with(
             "connections were cut off in the middle of a transfer"
         );
     }
+    if let Some(audit) = audit {
+        audit.flush();
+    }
     Ok(())
 }
 
@@ -246,7 +246,7 @@ impl Tags {
         match &config.content {
             Content::Embedded(_) => Ok(Self::Embedded(Arc::default())),
             Content::Upstream(upstream) => {
-                let upstream = Upstream::new(upstream_options(upstream)?)
+                let upstream = Upstream::new(upstream_options(upstream, config)?)
                     .map_err(|error| ComposeError::new("upstream", error))?;
                 Ok(Self::Upstream(
                     UpstreamTags::new(upstream.clone()),
@@ -273,7 +273,10 @@ impl Tags {
 }
 
 /// How the upstream is asked
-fn upstream_options(config: &proxy::Upstream) -> Result<UpstreamOptions, ComposeError> {
+fn upstream_options(
+    config: &proxy::Upstream,
+    proxy: &ProxyConfig,
+) -> Result<UpstreamOptions, ComposeError> {
     let proxy::Upstream {
         url,
         credentials,
@@ -296,12 +299,37 @@ fn upstream_options(config: &proxy::Upstream) -> Result<UpstreamOptions, Compose
             .map_err(|error| ComposeError::new("upstream.passwordfile", error))?;
         options = options.with_credentials(user, Password::new(password));
     }
+    if let Some(secret) = &proxy.session_secret {
+        let secret = secret
+            .read()
+            .map_err(|error| ComposeError::new("sessions", error))?;
+        options = options.with_seal_secret(Password::new(secret));
+    }
+    if let Some(requests) = proxy.limits.requests {
+        // As many as are let in go on to the upstream.
+        options = options.with_max_connections(requests);
+    }
     if let Some(path) = ca_file {
         let tls = acumos::trusted_by(path)
             .map_err(|error| ComposeError::new("upstream.cafile", error))?;
         options = options.with_tls(tls);
     }
     Ok(options)
+}
+
+/// Says what keeps this proxy from being one of several
+///
+/// Uploads that are allowed by one replica and go on at another need a secret that both have.
+fn warn_of_replicas(config: &ProxyConfig) {
+    if let Content::Upstream(upstream) = &config.content
+        && config.session_secret.is_none()
+        && upstream.credentials.is_none()
+    {
+        tracing::warn!(
+            "neither `sessions` nor `upstream.user` is set: uploads that are under way are lost \
+             when this proxy starts again, and no other replica can go on with them"
+        );
+    }
 }
 
 /// The spellings under which the platform's services send the name of a request
@@ -333,11 +361,11 @@ fn guard(config: &ProxyConfig, upstream: Upstream, access: AccessControl) -> Pro
 fn embedded(
     config: &Config,
     store: Store,
-    gate: &Gate,
+    access: AccessControl,
     observer: Arc<dyn Observer>,
     readiness: &Readiness,
 ) -> Result<RegistryService, ComposeError> {
-    let builder = compose::service(config, store, gate, observer).map_err(told)?;
+    let builder = compose::service(config, store, access, observer).map_err(told)?;
     Ok(builder.readiness(readiness.clone()).build())
 }
 
@@ -369,9 +397,17 @@ where
 
 /// The error with the key as it is in the configuration of the proxy
 fn told(error: ComposeError) -> ComposeError {
-    ["registry.access", "registry", "auth", "http"]
-        .iter()
-        .fold(error, |error, section| error.outside(section))
+    [
+        "registry.access",
+        "registry.auth",
+        "registry",
+        "auth",
+        "http",
+    ]
+    .iter()
+    .fold(error.moved("http.secret", "sessions"), |error, section| {
+        error.outside(section)
+    })
 }
 
 /// How it logs
@@ -400,8 +436,29 @@ pub(super) fn level(level: Level) -> LevelFilter {
     }
 }
 
+/// Whether this is the directory of one's own in which there is no user yet
+async fn has_nobody(config: &ProxyConfig) -> Result<bool, ComposeError> {
+    let Content::Embedded(folder) = &config.content else {
+        return Ok(false);
+    };
+    let path = Content::directory_in(folder);
+    if config.acumos.source != Source::Database(path.clone()) {
+        return Ok(false);
+    }
+    let wrong = |error: EmbeddedError| ComposeError::new("embedded", error);
+    let directory = EmbeddedDirectory::open(&path).map_err(wrong)?;
+    let records = directory.records().await.map_err(wrong)?;
+    Ok(records.accounts.is_empty())
+}
+
 /// Tells people where the proxy is
-fn announce(config: &ProxyConfig, registry: &Config, address: &Address, debug: Option<SocketAddr>) {
+fn announce(
+    config: &ProxyConfig,
+    registry: &Config,
+    address: &Address,
+    debug: Option<SocketAddr>,
+    has_nobody: bool,
+) {
     let scheme = if config.tls.is_some() {
         "https"
     } else {
@@ -445,14 +502,56 @@ fn announce(config: &ProxyConfig, registry: &Config, address: &Address, debug: O
         line(format!("debug on http://{address}"));
     }
     if let Content::Embedded(folder) = &config.content
-        && Path::new(&Content::directory_in(folder)).exists()
+        && config.acumos.source == Source::Database(Content::directory_in(folder))
     {
-        let database = whole(&Content::directory_in(folder));
-        line(format!(
-            "add a user: docker-proxy directory --database {database} user add NAME"
-        ));
+        let database = in_shell(&whole(&Content::directory_in(folder)));
+        let directory = format!("docker-proxy directory --database {database}");
+        if has_nobody {
+            // One that is made up, so that the commands can be taken as they are.
+            let id = uuid::Uuid::new_v4();
+            line(
+                "nobody can log in yet; a user, a model of theirs and its first image:".to_owned(),
+            );
+            line(format!("  {directory} user add ada"));
+            line(format!(
+                "  {directory} solution add --name Iris --owner ada --id {id}"
+            ));
+            line(format!(
+                "  {directory} revision add --solution {id} --version 1"
+            ));
+            line(format!("  docker login --username ada {reached}"));
+            line(format!("  docker tag alpine {reached}/iris_{id}:1"));
+            line(format!("  docker push {reached}/iris_{id}:1"));
+        } else {
+            line(format!("add a user: {directory} user add NAME"));
+        }
     }
     line(format!("try: docker login {reached}"));
     // Not `print!`: a reader that has gone must not stop the proxy.
     let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// As a shell takes it for one word
+fn in_shell(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+:@".contains(&byte);
+    match text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_one_word_in_a_shell() {
+        for (text, word) in [
+            ("/tmp/try-1/directory.db", "/tmp/try-1/directory.db"),
+            ("/tmp/my try", "'/tmp/my try'"),
+            ("/tmp/ada's", r"'/tmp/ada'\''s'"),
+        ] {
+            assert_eq!(in_shell(text), word);
+        }
+    }
 }

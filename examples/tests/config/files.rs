@@ -7,6 +7,7 @@ use registry_examples::config::{
     Auth, Config, Driver, Formatter, Identity, Level, ManifestUrls, Network, StorageCheck,
     UploadPurge, check, markdown,
 };
+use registry_examples::service_accounts::AccountFile;
 
 /// A file of `examples/configs`
 pub(crate) fn config(name: &str) -> PathBuf {
@@ -41,6 +42,13 @@ fn the_white_paper() {
     let headers: Vec<_> = config.http.headers.iter().collect();
     assert_eq!(headers, [("X-Content-Type-Options", "nosniff")]);
     assert_eq!(config.log.fields["service"], "registry");
+}
+
+#[test]
+fn the_sample_of_accounts() {
+    let realm = "Registry".parse().unwrap();
+    let file = AccountFile::open(config("accounts.yml"), realm).unwrap();
+    assert_eq!(file.reload().unwrap(), 2);
 }
 
 #[test]

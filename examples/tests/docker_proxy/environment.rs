@@ -138,7 +138,6 @@ fn each_variable_has_its_forms() {
     }
     for (file, directory) in [
         ("/logs/docker-proxy/docker-proxy.log", "/logs"),
-        ("proxy.log", "."),
         ("/proxy.log", "/"),
     ] {
         let config = config(&[("ACUMOS_DOCKER_PROXY_LOG_FILE", file)]);
@@ -237,7 +236,21 @@ fn a_wrong_value_is_named_by_its_variable_and_not_shown_where_it_is_secret() {
             "http",
             "expected a port, got `http`",
         ),
-        ("ACUMOS_DOCKER_PROXY_LOG_LEVEL", "loud", "expected a number"),
+        (
+            "ACUMOS_DOCKER_PROXY_LOG_LEVEL",
+            "loud",
+            "expected a log level",
+        ),
+        (
+            "ACUMOS_DOCKER_PROXY_LOG_LEVEL",
+            "off",
+            "expected a log level",
+        ),
+        (
+            "ACUMOS_DOCKER_PROXY_LOG_FILE",
+            "proxy.log",
+            "expected the full path",
+        ),
         (
             "ACUMOS_CDS_URL",
             "cds:8000",

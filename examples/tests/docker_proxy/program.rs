@@ -1,11 +1,11 @@
 //! The program itself, with a registry of its own and with one behind it
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -81,7 +81,11 @@ impl Server {
             .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let login = request.user.map(|user| {
-            let login = BASE64_STANDARD.encode(format!("{user}:hunter2-{user}"));
+            let password = match request.password {
+                Some(password) => password.to_owned(),
+                None => format!("hunter2-{user}"),
+            };
+            let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
             format!("Authorization: Basic {login}\r\n")
         });
         let head = format!(
@@ -127,6 +131,8 @@ struct Call<'a> {
     method: &'a str,
     path: &'a str,
     user: Option<&'a str>,
+    /// Another than that of [`platform`]
+    password: Option<&'a str>,
     media_type: &'a str,
     body: &'a [u8],
 }
@@ -137,6 +143,7 @@ impl<'a> Call<'a> {
             method,
             path,
             user: None,
+            password: None,
             media_type: "application/octet-stream",
             body: b"",
         }
@@ -269,7 +276,9 @@ fn is_guarded(server: &Server, image: &str) {
             assert_eq!(server.get(&path, None).status, 404, "{path}");
         }
     }
-    assert_eq!(server.get("/readyz", None).status, 200);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(server.get(path, None).status, 200, "{path}");
+    }
 }
 
 #[test]
@@ -289,7 +298,8 @@ fn embedded_it_guards_a_registry_of_its_own() {
     let database = path.join("directory.db");
     for part in [
         format!("guarding a registry of its own in {embedded}/images"),
-        format!("directory --database {} user add", database.display()),
+        "for the users of the platform".to_owned(),
+        format!("directory --database {} user add ada", database.display()),
         format!("try: docker login {}", server.address),
         format!("logging to {}/docker-proxy", folder.path().display()),
     ] {
@@ -364,6 +374,198 @@ fn it_guards_a_registry_behind_it() {
         log.contains("INVOKE_RETURN") && !log.contains("hunter2"),
         "{log}"
     );
+    // Neither has a secret that another replica could have too.
+    assert!(
+        log.contains("no other replica can go on with them"),
+        "{log}"
+    );
+}
+
+#[test]
+fn what_it_says_at_first_is_how_to_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    // A shell must be told that it is one word.
+    let path = folder.path().join("ada's try");
+    let start = || {
+        let mut command = command(PROXY);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--embedded"])
+            .arg(&path);
+        Server::start(&mut command, "try: ")
+    };
+    let server = start();
+    let said = server.said.concat();
+    assert!(said.contains("nobody can log in yet"), "{said}");
+    let commands: Vec<&str> = server
+        .said
+        .iter()
+        .filter_map(|line| line.strip_prefix("  docker-proxy "))
+        .collect();
+    assert_eq!(commands.len(), 3, "{said}");
+    for arguments in commands {
+        let mut shell = Command::new("sh")
+            .args(["-c", &format!("\"$PROXY\" {arguments}")])
+            .env("PROXY", PROXY)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Who wants no password does not read it.
+        let _ = shell.stdin.take().unwrap().write_all(b"hunter2-ada\n");
+        assert!(shell.wait().unwrap().success(), "{arguments}");
+    }
+    let pushed = server
+        .said
+        .iter()
+        .find_map(|line| line.trim().strip_prefix("docker push "))
+        .unwrap();
+    let (host, image) = pushed.split_once('/').unwrap();
+    assert_eq!(host, server.address);
+    let (name, tag) = image.split_once(':').unwrap();
+    assert_eq!(push(&server, name, tag, Some("ada")), 201);
+    drop(server);
+
+    let said = start().said.concat();
+    assert!(!said.contains("nobody can log in yet"), "{said}");
+    assert!(said.contains("user add NAME"), "{said}");
+}
+
+#[test]
+fn programs_log_in_with_secrets_that_can_be_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let database = folder.path().join("try/directory.db");
+    std::fs::create_dir(folder.path().join("try")).unwrap();
+    let image = platform(&database);
+    // A user of the name of a program is not let in by it.
+    let all = [
+        "directory",
+        "--database",
+        database.to_str().unwrap(),
+        "user",
+        "add",
+        "robot",
+    ];
+    assert!(run(&all, "hunter2-robot\n").status.success());
+    let [first, second] = ["hunter2-0123456789", "hunter2-9876543210"];
+    std::fs::write(folder.path().join("robot"), format!("{first}\n")).unwrap();
+    let config = folder.path().join("proxy.yaml");
+    let text = format!(
+        "listen: 127.0.0.1:0\nembedded: '{}'\nserviceaccounts: [{{name: robot, passwordfile: '{}'}}]\n\
+         audit: '{}'\nreload: {{interval: 50ms}}\nlogs: {{directory: '{}'}}\n",
+        at("try"),
+        at("robot"),
+        at("audit.json"),
+        at("logs"),
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut server = Server::start(command(PROXY).arg("serve").arg(&config), "try: ");
+    let said = server.said.concat();
+    assert!(
+        said.contains("for the users of the platform and the program robot"),
+        "{said}"
+    );
+    let login = |password| {
+        let call = Call {
+            user: Some("robot"),
+            password,
+            ..Call::new("GET", "/v2/")
+        };
+        server.send(&call).status
+    };
+    assert_eq!(
+        [login(Some(first)), login(Some(second)), login(None)],
+        [200, 401, 401]
+    );
+    // It has no right of its own, and pulls and pushes every image.
+    assert_eq!(push(&server, &image, "1", Some("ada")), 201);
+    let manifest = format!("/v2/{image}/manifests/1");
+    let call = Call {
+        user: Some("robot"),
+        password: Some(first),
+        ..Call::new("GET", &manifest)
+    };
+    assert_eq!(server.send(&call).status, 200);
+
+    let soon = |what: &str, so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !so() {
+            assert!(Instant::now() < deadline, "{what}");
+            thread::sleep(Duration::from_millis(25));
+        }
+    };
+    std::fs::write(folder.path().join("robot"), second).unwrap();
+    soon("the new secret is in force", &|| login(Some(second)) == 200);
+    assert_eq!(login(Some(first)), 401);
+    // What is no secret changes nothing.
+    std::fs::write(folder.path().join("robot"), "").unwrap();
+    let log = || {
+        std::fs::read_to_string(folder.path().join("logs/docker-proxy/docker-proxy.log"))
+            .unwrap_or_default()
+    };
+    soon("it says that it is none", &|| {
+        log().contains("the secret of `robot`")
+    });
+    assert_eq!(login(Some(second)), 200);
+    assert!(server.end());
+    let audit = std::fs::read_to_string(folder.path().join("audit.json")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(audit.lines().last().unwrap()).unwrap();
+    assert_eq!(line["principal"]["name"], "robot", "{line}");
+    assert_eq!(line["allow"], true, "{line}");
+    assert!(!(log() + &audit).contains("hunter2"));
+}
+
+#[test]
+fn errors_name_its_own_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let config = folder.path().join("proxy.yaml");
+    for (text, expected) in [
+        (
+            "tls: {certificate: /nowhere.crt, key: /nowhere.key}",
+            "error: `tls`: ",
+        ),
+        (
+            "tls: {certificate: /c, key: /k, ciphersuites: [TLS_NONE]}",
+            ": `tls.ciphersuites`: ",
+        ),
+        (
+            &format!("listen: '{taken}'"),
+            "choose an address with `--listen` or `listen`",
+        ),
+        ("certificates: {kind: user}", "error: `certificates`: "),
+        (
+            "serviceaccounts: [{name: robot, password: hunter2}]",
+            "error: `serviceaccounts`: the secret of `robot` has 7 bytes",
+        ),
+        ("sessions: {secretfile: /nowhere}", "error: `sessions`: "),
+        ("audit: /nowhere/audit.json", "error: `audit`: "),
+        ("htpasswd: {path: /nowhere}", "error: `htpasswd.path`: "),
+        (
+            "tokens: {services: [a], key: /nowhere/key, realm: 'https://a/t'}",
+            "error: `tokens.key`: ",
+        ),
+        (
+            "tokens: {services: [a], key: k}",
+            "error: `tokens`: expected `realm`",
+        ),
+    ] {
+        let listen = match text.contains("listen") {
+            true => "",
+            false => "listen: 127.0.0.1:0\n",
+        };
+        let embedded = folder.path().join("try");
+        let text = format!("{listen}embedded: '{}'\n{text}\n", embedded.display());
+        std::fs::write(&config, &text).unwrap();
+        let output = run(&["serve", config.to_str().unwrap()], "");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}{error}");
+        assert!(error.contains(expected), "{text}{error}");
+        for part in ["http.", "registry.", "auth.", "hunter2"] {
+            assert!(!error.contains(part), "{part}: {text}{error}");
+        }
+    }
 }
 
 #[test]

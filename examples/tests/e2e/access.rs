@@ -48,11 +48,7 @@ fn rules_decide_and_are_read_again() {
     let ada = Peer::plain(&server.address).user("ada", "ada's");
     let bob = Peer::plain(&server.address).user("bob", "bob's");
     let nobody = Peer::plain(&server.address);
-    assert!(
-        server.output().contains("by the rules in "),
-        "{}",
-        server.output()
-    );
+    server.prints("by the rules in ");
 
     let digest = ada.push_image("team/app", "latest", 1);
     assert_eq!(bob.pull_image("team/app", "latest"), digest);

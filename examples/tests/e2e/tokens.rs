@@ -71,11 +71,7 @@ fn with_token(address: &str, method: &str, path: &str, token: &str) -> Response 
 fn tokens_are_asked_for_and_used() {
     let (site, server) = start();
     let address = &server.address;
-    let output = server.output();
-    assert!(
-        output.contains("issuing tokens at /auth/token as issuer.example"),
-        "{output}"
-    );
+    server.prints("issuing tokens at /auth/token as issuer.example");
     let mode = fs::metadata(site.path("token.key"))
         .expect("it was made")
         .permissions();
@@ -286,7 +282,7 @@ fn what_cannot_be_is_said_at_the_start() {
         (
             ", host: 'http://127.0.0.1:0'",
             "",
-            "expected `realm` or `http.host`",
+            "expected `realm`, or the `host`",
         ),
         (
             "{htpasswd: {realm: registry, path: $SITE/htpasswd}}",

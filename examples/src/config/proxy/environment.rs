@@ -4,11 +4,13 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use tracing::level_filters::LevelFilter;
 
 use super::super::environment::{Applied, entry};
 use super::super::tree::{Node, Scalar, Value};
 use super::super::value::Problem;
 use super::super::{Origin, Warning};
+use crate::acumos_log::{LegacyLogError, legacy_directory, legacy_level};
 
 pub(super) const PREFIX: &str = "ACUMOS_";
 
@@ -289,38 +291,30 @@ impl Filler<'_> {
     fn logs(&mut self) -> Result<(), Problem> {
         const FILE: &str = "ACUMOS_DOCKER_PROXY_LOG_FILE";
         const LEVEL: &str = "ACUMOS_DOCKER_PROXY_LOG_LEVEL";
-        let directory = self.variable(FILE).and_then(|file| {
-            let folder = Path::new(file).parent()?;
-            // Where the file is in the folder that is ours already, its parent is the platform's.
-            let folder = match folder.file_name() {
-                Some(name) if name == "docker-proxy" => folder.parent()?,
-                _ => folder,
-            };
-            let text = folder.to_str()?;
-            Some(if text.is_empty() { "." } else { text }.to_owned())
-        });
+        let wrong = |variable: &str, error: LegacyLogError| Problem {
+            origin: Some(Origin::Variable(variable.to_owned())),
+            text: error.to_string(),
+        };
+        let directory = self
+            .variable(FILE)
+            .map(|file| legacy_directory(Path::new(file)).map_err(|error| wrong(FILE, error)))
+            .transpose()?;
+        let directory = directory.map(|folder| folder.to_string_lossy().into_owned());
         self.set(FILE, "logs.directory", directory, &[]);
-        let level = match self.variable(LEVEL) {
-            None => return Ok(()),
-            Some("0") => "warn",
-            Some("1") => "info",
-            Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => "debug",
-            Some(text) => match text.to_ascii_lowercase().as_str() {
-                "error" => "error",
-                "warn" | "warning" => "warn",
-                "info" => "info",
-                "debug" => "debug",
-                _ => {
-                    return Err(Problem {
-                        origin: Some(Origin::Variable(LEVEL.to_owned())),
-                        text: format!(
-                            "expected a number, or one of `error`, `warn`, `info`, `debug`, got \
-                             `{}`",
-                            text.escape_debug()
-                        ),
-                    });
-                }
-            },
+        let Some(text) = self.variable(LEVEL) else {
+            return Ok(());
+        };
+        let level = match legacy_level(text).map_err(|error| wrong(LEVEL, error))? {
+            LevelFilter::ERROR => "error",
+            LevelFilter::WARN => "warn",
+            LevelFilter::INFO => "info",
+            // There are no finer details than these.
+            LevelFilter::DEBUG | LevelFilter::TRACE => "debug",
+            // A proxy that logs nothing cannot be told from one that is broken.
+            LevelFilter::OFF => {
+                let error = LegacyLogError::Level(text.to_owned());
+                return Err(wrong(LEVEL, error));
+            }
         };
         self.set(LEVEL, "logs.level", Some(level.to_owned()), &[]);
         Ok(())

@@ -40,6 +40,13 @@ pub(super) const KEYS: &[Key] = &[
     key("embedded", Text),
     key("htpasswd.{path,realm}", Text),
     key("serviceaccounts[].{name,password,passwordfile}", Text),
+    key(
+        "certificates.name",
+        Choice(&["commonname", "dns", "email", "uri"]),
+    ),
+    key("certificates.kind", Choice(&["user", "service"])),
+    key("certificates.rolesfromunits", Flag),
+    key("audit", Text),
     key("acumos.{file,database,adminrole}", Text),
     key("acumos.coownerpush", Flag),
     key("acumos.timeout", Duration),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::acumos::{self, Credentials, Login, Source};
-use super::super::read::{debug, health, networks, tls};
+use super::super::read::{audit, certificates, debug, health, networks, tls};
 use super::super::section::Section;
 use super::super::tokens;
 use super::super::tree::Node;
@@ -39,6 +39,8 @@ pub(super) fn config(root: &Node) -> Result<(ProxyConfig, Vec<Warning>), Problem
         tls,
         htpasswd: htpasswd(&root.section("htpasswd"))?,
         service_accounts,
+        certificates: certificates(&root.section("certificates"))?,
+        audit: audit(&root)?,
         hide: root.flag("hide")?.unwrap_or(true),
         limits: limits(&root.section("limits"))?,
         session_secret: session_secret(&root.section("sessions"))?,
@@ -207,7 +209,7 @@ fn limits(section: &Section<'_>) -> Result<ProxyLimits, Problem> {
 }
 
 fn auth_request(section: &Section<'_>) -> Result<Option<AuthRequest>, Problem> {
-    if !section.node.is_some() {
+    if section.node.is_none() {
         return Ok(None);
     }
     let path = section.text("path")?.unwrap_or_else(|| "/auth".to_owned());
@@ -226,14 +228,11 @@ fn logs(section: &Section<'_>) -> Result<Logs, Problem> {
         directory: section.text("directory")?.map(PathBuf::from),
         ..Logs::default()
     };
-    if logs.directory.is_some() {
-        // The platform's services show no more there once they have a file.
-        logs.console = Some(Level::Warn);
-    }
     if let Some(text) = section.text("level")? {
         logs.level = level(&text).unwrap_or(Level::Info);
     }
     if logs.directory.is_none() {
+        // It is all there is then.
         logs.console = Some(logs.level);
     }
     if let Some(text) = section.text("console")? {

@@ -62,6 +62,8 @@ fn yaml(config: &ProxyConfig) -> String {
         acumos,
         htpasswd,
         service_accounts,
+        certificates,
+        audit,
         hide,
         limits: bounds,
         session_secret,
@@ -108,6 +110,11 @@ fn yaml(config: &ProxyConfig) -> String {
         ("acumos", Some(login)),
         ("htpasswd", htpasswd),
         ("serviceaccounts", Some(Out::List(accounts))),
+        (
+            "certificates",
+            certificates.as_ref().map(render::certificates),
+        ),
+        ("audit", audit.as_ref().map(render::audit)),
         ("hide", Some(Out::Flag(*hide))),
         ("limits", Some(bounds_out(bounds))),
         (

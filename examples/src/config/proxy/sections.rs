@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use registry_auth::CertificateOptions;
 
 use super::super::acumos::Credentials;
 use super::super::{
-    Acumos, Auth, Config, Debug, Driver, Health, Level, Limits, Secret, Tls, Tokens, Url,
+    Acumos, Audit, Auth, Config, Debug, Driver, Health, Level, Limits, Programs, Secret, Tls,
+    Tokens, Url,
 };
+use crate::acumos_log::AcumosLogOptions;
 
 /// Everything that an operator can set of `docker-proxy`
 ///
@@ -47,15 +50,25 @@ pub struct ProxyConfig {
     pub htpasswd: Option<HtpasswdFile>,
     /// Who is none of the platform's users and may do what `acumos.serviceaccounts` says with
     /// every image: the platform's own pushers
+    ///
+    /// Their secrets are long random texts, and their names nobody else's: a wrong secret is not tried
+    /// on the platform's users.
     pub service_accounts: Vec<Credentials>,
+    /// How clients are known by their certificates, if they are; `tls.clientcas` says who signs them
+    pub certificates: Option<CertificateOptions>,
+    /// Where each decision about who may do what is written down
+    pub audit: Option<Audit>,
     /// Whether an image that someone may not know of looks as if it were not there
     ///
     /// It does by default: names of models are worth something to those who must not have them.
     pub hide: bool,
     /// How much is done at a time, and how often one may ask
     pub limits: ProxyLimits,
-    /// What upload sessions are sealed with, the same for all replicas; made anew at each start
-    /// without it
+    /// What upload sessions are sealed with, the same for all replicas: that they were allowed, and
+    /// where they are upstream
+    ///
+    /// Without it the first is sealed with what is made anew at each start, and the second with what is
+    /// made of the upstream's credentials, or anew where there are none.
     pub session_secret: Option<Secret>,
     /// The tokens that it issues, so that one login serves a whole pull; off
     pub tokens: Option<Tokens>,
@@ -185,26 +198,30 @@ pub struct Logs {
     pub level: Level,
     /// Which release of the platform the lines are like
     pub format: LogFormat,
-    /// Whether there is a log of accesses too, in a file beside it or on standard output
+    /// Whether there is a log of accesses too, in `docker-proxy/access/docker-proxy-access.log` of
+    /// that folder; without the folder there is none
     pub access: bool,
     /// How important a line must be to be on standard error; nothing for none
+    ///
+    /// Where there is a folder, warnings and worse, and where there is none, what `level` says.
     pub console: Option<Level>,
     /// For how many days files are kept; 30, as the platform's services do
     pub keep: u32,
-    /// How many bytes all files may have together; 3 GiB, as the platform's services do
+    /// How many bytes each of the two logs may have in all; 3 GB, as the platform's services do
     pub max_bytes: u64,
 }
 
 impl Default for Logs {
     fn default() -> Self {
+        let standard = AcumosLogOptions::default();
         Self {
             directory: None,
             level: Level::Info,
             format: LogFormat::Boreas,
-            access: true,
-            console: Some(Level::Info),
-            keep: 30,
-            max_bytes: 3 * 1024 * 1024 * 1024,
+            access: standard.access_log,
+            console: Some(Level::Warn),
+            keep: standard.keep_days,
+            max_bytes: standard.max_bytes,
         }
     }
 }
@@ -240,6 +257,14 @@ impl ProxyConfig {
             .clone_from(&self.trusted_proxies);
         config.registry.drain_delay = self.drain_delay;
         config.registry.reload_interval = self.reload_interval;
+        config.registry.certificates = self.certificates;
+        config.registry.audit.clone_from(&self.audit);
+        // Only with TLS here is it known how clients speak to that name.
+        if let (Some(host), true) = (&self.host, self.tls.is_some()) {
+            config.http.host = format!("https://{host}").parse().ok();
+        }
+        // What they asked by is as good a way back as that.
+        config.http.relative_urls = true;
         if let Some(HtpasswdFile { path, realm }) = &self.htpasswd {
             config.auth = Auth::Htpasswd {
                 realm: realm.clone(),
@@ -249,6 +274,17 @@ impl ProxyConfig {
         let mut acumos = self.acumos.clone();
         let names = self.service_accounts.iter().map(|account| &account.user);
         acumos.options.service_names.extend(names.cloned());
+        if !self.service_accounts.is_empty() {
+            let realm = match (&self.htpasswd, &acumos.login) {
+                (Some(htpasswd), _) => &htpasswd.realm,
+                (None, Some(login)) => &login.realm,
+                (None, None) => HtpasswdFile::REALM,
+            };
+            config.registry.accounts = Some(Programs::Listed {
+                realm: realm.to_owned(),
+                accounts: self.service_accounts.clone(),
+            });
+        }
         config.registry.acumos = Some(acumos);
         if let Content::Embedded(folder) = &self.content {
             config.storage.driver = Driver::Folder(Content::images_in(folder));

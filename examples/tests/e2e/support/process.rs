@@ -175,6 +175,14 @@ impl Server {
         self.errors.lock().expect("no reader panicked").clone()
     }
 
+    /// Waits until standard output has this, and gives all of it
+    #[track_caller]
+    pub(crate) fn prints(&self, part: &str) -> String {
+        eventually(&format!("standard output has {part:?}"), || {
+            Some(self.output()).filter(|output| output.contains(part))
+        })
+    }
+
     /// Waits until standard error has a line with all of these parts, and gives the last of them
     #[track_caller]
     pub(crate) fn says(&self, parts: &[&str]) -> String {

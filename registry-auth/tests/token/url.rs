@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::Algorithm;
@@ -444,13 +445,16 @@ async fn an_outage_changes_nothing_for_those_with_known_keys() {
     }
 }
 
-/// Counts what is logged about fetches, by level
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<tracing::Level>>>);
+/// The levels of what is logged about fetches on this thread: the other tests, each on its own,
+/// are heard too
+#[derive(Clone)]
+struct Log(Arc<Mutex<Vec<tracing::Level>>>, ThreadId);
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if event.metadata().target() == "registry_auth::token::published" {
+        if event.metadata().target() == "registry_auth::token::published"
+            && thread::current().id() == self.1
+        {
             self.0.lock().unwrap().push(*event.metadata().level());
         }
     }
@@ -460,9 +464,10 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
 async fn an_outage_is_logged_when_it_begins_and_when_it_is_over() {
     use tracing_subscriber::layer::SubscriberExt;
 
-    let log = Log::default();
+    let log = Log(Arc::default(), thread::current().id());
     let subscriber = tracing_subscriber::registry().with(log.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For all threads, since what one of them finds unheard is otherwise silent on every one.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let one = key("one");
     let server = Server::new(Answer::keys(&[&one])).await;
     let authenticator = server.authenticator(OFTEN);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use registry_auth::acumos::Cds;
@@ -15,12 +16,13 @@ use crate::support::{Reply, SOLUTION, Server, ok, page};
 /// Level and fields of each event of a call
 type Seen = Vec<(Level, BTreeMap<&'static str, String>)>;
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Seen>>);
+/// What is said on this thread: the other tests, each on its own, are heard too
+#[derive(Clone)]
+struct Log(Arc<Mutex<Seen>>, ThreadId);
 
 impl<S: Subscriber> Layer<S> for Log {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        if event.metadata().target() == "registry::invoke" {
+        if event.metadata().target() == "registry::invoke" && thread::current().id() == self.1 {
             let mut fields = Fields::default();
             event.record(&mut fields);
             let seen = (*event.metadata().level(), fields.0);
@@ -78,9 +80,10 @@ async fn ask(cds: &Cds) {
 
 #[tokio::test]
 async fn each_call_is_told_of_when_it_begins_and_when_it_ends() {
-    let log = Log::default();
+    let log = Log(Arc::default(), thread::current().id());
     let subscriber = tracing_subscriber::registry().with(log.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For all threads, since what one of them finds unheard is otherwise silent on every one.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let server = Server::new(|asked, _| match asked.line.as_str() {
         line if line.contains("/solution/") => Reply::Json(500, "hunter2".to_owned()),
         _ => ok(page(&[], 0, true)),

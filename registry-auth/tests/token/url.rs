@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::Algorithm;
@@ -222,8 +223,9 @@ const OFTEN: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn nobody_is_let_in_or_turned_away_before_the_keys_are_there() {
-    let one = key("one");
-    let world = World::new();
+    let one = Arc::new(key("one"));
+    let world = Arc::new(World::new());
+    let mut all = tokio::task::JoinSet::new();
     for answer in [
         Answer::With("500 Oh", String::new()),
         Answer::With("302 Found\r\nLocation: /keys2", set(&[&one])),
@@ -238,39 +240,48 @@ async fn nobody_is_let_in_or_turned_away_before_the_keys_are_there() {
         Answer::Drip,
         Answer::Silence,
     ] {
-        let server = Server::new(answer).await;
-        let mut options = server.options(NEVER);
-        let url = options.jwks_url.take().unwrap();
-        options = options
-            .with_jwks_url(url.with_timeout(Duration::from_millis(300)))
-            .with_root_certificates(world.bundle());
-        let authenticator = TokenAuthenticator::new(options).unwrap();
-        // It is asked at the start, before anyone comes, and that does not take long.
-        server.asked_times(1).await;
-        for token in [&one.token(&claims()), "a.b.c", ""] {
-            let outcome = bring(&authenticator, token).await;
-            assert!(is_unavailable(&outcome), "{outcome:?}");
-        }
-        // Whose key is in a file is known.
-        login(&authenticator, &world.root).await.unwrap();
-        assert_eq!(
-            authenticator.authenticate(&Credentials::None).await,
-            Ok(Principal::Anonymous)
-        );
-        // It is tried again, and where the redirect leads is not asked.
-        server.answers(Answer::keys(&[&one]));
-        within(|| async { login(&authenticator, &one).await.is_ok() }).await;
-        let asked = server.asked();
-        assert!(
-            asked.iter().all(|head| head.starts_with("GET /keys HTTP")),
-            "{asked:?}"
-        );
-        let outcome = bring(&authenticator, "a.b.c").await;
-        assert!(
-            matches!(outcome, Err(AuthenticateError::InvalidToken { .. })),
-            "{outcome:?}"
-        );
+        all.spawn(before_the_keys_are_there(
+            answer,
+            one.clone(),
+            world.clone(),
+        ));
     }
+    all.join_all().await;
+}
+
+async fn before_the_keys_are_there(answer: Answer, one: Arc<Signer>, world: Arc<World>) {
+    let server = Server::new(answer).await;
+    let mut options = server.options(NEVER);
+    let url = options.jwks_url.take().unwrap();
+    options = options
+        .with_jwks_url(url.with_timeout(Duration::from_millis(300)))
+        .with_root_certificates(world.bundle());
+    let authenticator = TokenAuthenticator::new(options).unwrap();
+    // It is asked at the start, before anyone comes, and that does not take long.
+    server.asked_times(1).await;
+    for token in [&one.token(&claims()), "a.b.c", ""] {
+        let outcome = bring(&authenticator, token).await;
+        assert!(is_unavailable(&outcome), "{outcome:?}");
+    }
+    // Whose key is in a file is known.
+    login(&authenticator, &world.root).await.unwrap();
+    assert_eq!(
+        authenticator.authenticate(&Credentials::None).await,
+        Ok(Principal::Anonymous)
+    );
+    // It is tried again, and where the redirect leads is not asked.
+    server.answers(Answer::keys(&[&one]));
+    within(|| async { login(&authenticator, &one).await.is_ok() }).await;
+    let asked = server.asked();
+    assert!(
+        asked.iter().all(|head| head.starts_with("GET /keys HTTP")),
+        "{asked:?}"
+    );
+    let outcome = bring(&authenticator, "a.b.c").await;
+    assert!(
+        matches!(outcome, Err(AuthenticateError::InvalidToken { .. })),
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test]
@@ -444,13 +455,16 @@ async fn an_outage_changes_nothing_for_those_with_known_keys() {
     }
 }
 
-/// Counts what is logged about fetches, by level
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<tracing::Level>>>);
+/// The levels of what is logged about fetches on this thread: the other tests, each on its own,
+/// are heard too
+#[derive(Clone)]
+struct Log(Arc<Mutex<Vec<tracing::Level>>>, ThreadId);
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        if event.metadata().target() == "registry_auth::token::published" {
+        if event.metadata().target() == "registry_auth::token::published"
+            && thread::current().id() == self.1
+        {
             self.0.lock().unwrap().push(*event.metadata().level());
         }
     }
@@ -460,9 +474,10 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
 async fn an_outage_is_logged_when_it_begins_and_when_it_is_over() {
     use tracing_subscriber::layer::SubscriberExt;
 
-    let log = Log::default();
+    let log = Log(Arc::default(), thread::current().id());
     let subscriber = tracing_subscriber::registry().with(log.clone());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For all threads, since what one of them finds unheard is otherwise silent on every one.
+    tracing::subscriber::set_global_default(subscriber).unwrap();
     let one = key("one");
     let server = Server::new(Answer::keys(&[&one])).await;
     let authenticator = server.authenticator(OFTEN);

@@ -27,9 +27,10 @@ use super::upstream::{Answer, Call, CallError, Content, scope_of};
 use crate::access::{Caller, absence};
 use crate::body::ResponseBody;
 use crate::forwarded::Client;
+use crate::reply::{CONTENT_DIGEST, Reply, set};
 use crate::request_body::RequestBody;
 use crate::request_id::RequestId;
-use crate::respond::{CONTENT_DIGEST, Cause, Failure, Reply, set};
+use crate::respond::{Cause, Failure};
 use crate::tls::OverTls;
 
 /// The most bytes of an error of the upstream's that are read

@@ -14,7 +14,7 @@ use registry_core::page::{percent_decode, percent_encode};
 use registry_core::{RepositoryName, UploadId};
 use sha2::{Digest as _, Sha256};
 
-use crate::respond::{FILTERS_APPLIED, SUBJECT, TAG, UPLOAD_UUID};
+use crate::reply::{FILTERS_APPLIED, SUBJECT, TAG, UPLOAD_UUID};
 
 /// The parameter that carries what is the upstream's
 const PARAMETER: &str = "_upstream";
@@ -53,7 +53,7 @@ const RESPONSE_HEADERS: [HeaderName; 21] = [
     header::RETRY_AFTER,
     header::VARY,
     header::WARNING,
-    crate::respond::CONTENT_DIGEST,
+    crate::reply::CONTENT_DIGEST,
     FILTERS_APPLIED,
     SUBJECT,
     TAG,
@@ -263,8 +263,8 @@ pub(crate) fn query(pairs: &[(&str, String)]) -> String {
 
 /// Says which session it is
 pub(crate) fn set_session(headers: &mut HeaderMap, session: &Session) {
-    crate::respond::set(headers, header::LOCATION, &session.location);
-    crate::respond::set(headers, UPLOAD_UUID, session.id);
+    crate::reply::set(headers, header::LOCATION, &session.location);
+    crate::reply::set(headers, UPLOAD_UUID, session.id);
 }
 
 #[cfg(test)]

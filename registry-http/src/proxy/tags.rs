@@ -19,7 +19,8 @@ use tracing::Instrument;
 use super::error::{UpstreamError, causes};
 use super::rewrite;
 use super::upstream::{Call, CallError, Content, Upstream, scope_of};
-use crate::respond::{CONTENT_DIGEST, RETRY_AFTER};
+use crate::reply::CONTENT_DIGEST;
+use crate::respond::RETRY_AFTER;
 
 /// For how long what was found or learnt counts
 const FRESH: Duration = Duration::from_secs(5 * 60);

@@ -27,6 +27,7 @@ use super::connector::{ConnectTimedOut, PublicOnly, Timed};
 use super::error::{Source, UpstreamError, causes};
 use super::flow::{Progress, Sending};
 use super::login::{Login, Realms};
+use super::notice::Notice;
 use super::options::{UpstreamOptions, UpstreamSetupError};
 use super::rewrite::Seal;
 use crate::request_body::{RequestBody, RequestBodyError};
@@ -59,6 +60,7 @@ pub(super) struct Inner {
     pub(super) storage_rules: PublicOnly,
     login: Login,
     permits: Arc<Semaphore>,
+    full: Notice,
     connect_timeout: Duration,
     answer_timeout: Duration,
     commit_timeout: Duration,
@@ -187,6 +189,7 @@ impl Upstream {
                 permits: Arc::new(Semaphore::new(
                     options.max_connections.min(Semaphore::MAX_PERMITS),
                 )),
+                full: Notice::default(),
                 connect_timeout: options.connect_timeout,
                 answer_timeout: options.answer_timeout,
                 commit_timeout: options.commit_timeout,
@@ -334,7 +337,14 @@ impl Upstream {
         match tokio::time::timeout(self.inner.connect_timeout, permit).await {
             Ok(Ok(permit)) => Ok(permit),
             // It is never closed.
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
+            Ok(Err(_)) | Err(_) => {
+                if self.inner.full.is_due() {
+                    tracing::warn!(
+                        "no connection to the upstream became free in time; requests are refused"
+                    );
+                }
+                Err(UpstreamError::Busy)
+            }
         }
     }
 

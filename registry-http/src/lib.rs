@@ -103,6 +103,7 @@ pub use crate::manifest_urls::ManifestUrls;
 pub use crate::notifications::{Endpoint, Notifier, NotifierOptions};
 pub use crate::proxy::{
     ProxyService, ProxyServiceBuilder, Redirects, Upstream, UpstreamOptions, UpstreamTags,
+    UpstreamTagsBuilder,
 };
 pub use crate::readiness::Readiness;
 pub use crate::request_id::RequestId;

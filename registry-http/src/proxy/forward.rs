@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::Body;
-use registry_auth::{Access, Action, Resource};
+use registry_auth::{Access, Action, Principal, Resource};
 use registry_core::manifest::ManifestError;
 use registry_core::page::{Page, percent_encode};
 use registry_core::{
@@ -316,6 +316,9 @@ impl Forward<'_> {
     ) -> Result<Response<ResponseBody>, Failure> {
         let (parts, body) = answer.response.into_parts();
         let mut headers = rewrite::passed(&parts.headers);
+        if self.caller.principal != Principal::Anonymous {
+            rewrite::keep_private(&mut headers);
+        }
         let status = parts.status;
         let reply = |status, body: ResponseBody, headers: HeaderMap| {
             let mut response = Response::new(body);
@@ -628,7 +631,9 @@ impl Forward<'_> {
             };
             let seal = &self.proxy.upstream.inner.seal;
             let session = seal.session(name, &self.sessions(), &location);
-            rewrite::set_session(headers, &session);
+            let kind = headers.get(header::CONTENT_TYPE).cloned();
+            self.set_session(headers, session);
+            headers.extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
         }
         Ok(response)
     }

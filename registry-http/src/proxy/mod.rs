@@ -39,7 +39,7 @@ use self::forward::Forward;
 use self::notice::Notice;
 pub use self::options::{UpstreamOptions, UpstreamSetupError};
 pub use self::redirect::Redirects;
-pub use self::tags::UpstreamTags;
+pub use self::tags::{UpstreamTags, UpstreamTagsBuilder};
 pub use self::upstream::Upstream;
 use crate::access::{AccessControl, Asked};
 use crate::access_log::{AccessRecord, Observer, Recorder};

@@ -27,7 +27,7 @@ use super::upstream::{Answer, Call, CallError, Content, scope_of};
 use crate::access::{Caller, absence};
 use crate::body::ResponseBody;
 use crate::forwarded::Client;
-use crate::reply::{CONTENT_DIGEST, Reply, set};
+use crate::reply::{CONTENT_DIGEST, Reply, UPLOAD_UUID, set};
 use crate::request_body::RequestBody;
 use crate::request_id::RequestId;
 use crate::respond::{Cause, Failure};
@@ -478,7 +478,9 @@ impl Forward<'_> {
                     headers,
                 ))
             }
-            Operation::CancelUpload { .. } => Ok(Reply::new(StatusCode::NO_CONTENT).empty()),
+            Operation::CancelUpload { id, .. } => Ok(Reply::new(StatusCode::NO_CONTENT)
+                .header(UPLOAD_UUID, id)
+                .empty()),
             _ => Err(unexpected(status)),
         }
     }
@@ -622,7 +624,8 @@ impl Forward<'_> {
             }
         }
         // A chunk out of order: the session is where it was.
-        if let Operation::UploadChunk { name, id } = self.operation
+        if let Operation::UploadChunk { name, id } | Operation::CompleteUpload { name, id, .. } =
+            self.operation
             && status == StatusCode::RANGE_NOT_SATISFIABLE
         {
             let location = match self.location(&parts.headers)? {

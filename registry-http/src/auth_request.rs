@@ -28,8 +28,9 @@ use crate::access::{AccessControl, Asked, Caller};
 use crate::access_log::{Observer, Recorder};
 use crate::body::ResponseBody;
 use crate::forwarded::{self, Client};
+use crate::reply::{Reply, set};
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::respond::{Failure, Reply, set};
+use crate::respond::Failure;
 
 /// Who was let in
 const USER: HeaderName = HeaderName::from_static("x-registry-user");

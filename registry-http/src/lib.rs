@@ -76,9 +76,11 @@ pub mod location;
 pub mod manifest_urls;
 mod manifests;
 pub mod notifications;
+mod patience;
 pub mod proxy;
 mod ranges;
 pub mod readiness;
+mod reply;
 mod request_body;
 pub mod request_id;
 mod respond;
@@ -101,6 +103,7 @@ pub use crate::manifest_urls::ManifestUrls;
 pub use crate::notifications::{Endpoint, Notifier, NotifierOptions};
 pub use crate::proxy::{
     ProxyService, ProxyServiceBuilder, Redirects, Upstream, UpstreamOptions, UpstreamTags,
+    UpstreamTagsBuilder,
 };
 pub use crate::readiness::Readiness;
 pub use crate::request_id::RequestId;

@@ -198,7 +198,7 @@ fn a_long_list_agrees_with_its_model() {
     let mut chance = Chance::of(seed);
     let rules = (0..RULES).map(|number| rule(&mut chance, number)).collect();
     let list = RuleList::new(rules).unwrap();
-    let principals: Vec<Principal> = (0..200).map(|_| principal(&mut chance)).collect();
+    let principals: Vec<Principal> = (0..80).map(|_| principal(&mut chance)).collect();
     let about: Vec<_> = principals
         .iter()
         .map(|principal| naive::of(list.rules(), principal))

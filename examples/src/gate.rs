@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use registry_auth::acumos::TagsOf;
 use registry_auth::htpasswd::{self, Htpasswd};
 use registry_auth::token::{
-    Accounts, BySubject, IssuerOptions, JwksUrl, SigningAlgorithm, TokenIssuer,
+    Accounts, BySubject, ChainAccounts, IssuerOptions, JwksUrl, SigningAlgorithm, TokenIssuer,
 };
 use registry_auth::{
     Access, AllowAll, Anyone, Audit, Audited, AuthenticateError, Authenticated, Authenticator,
@@ -316,7 +316,12 @@ impl Parts {
             .keys_path(&config.keys_path);
         // A refresh token that is given to some and later taken from none is worse than none.
         if self.accounts.len() == self.people.len() {
-            service = service.accounts(Arc::new(AnyAccounts(self.accounts.clone())));
+            // Where there is one for each, they came in the same order.
+            let pairs = self.people.iter().cloned().zip(self.accounts.clone());
+            let chain = pairs.fold(ChainAccounts::default(), |chain, (people, accounts)| {
+                chain.with(people, accounts)
+            });
+            service = service.accounts(Arc::new(chain));
         }
         self.tokens = Some(service);
         self.bearer = Some(Arc::new(own));
@@ -437,9 +442,9 @@ impl Authorizer for ByAccount {
     }
 }
 
-/// The accounts of several ways to log in
+/// The accounts of several ways to log in, to know what the subject of a token is now
 ///
-/// An account is that of the first that has one of this name.
+/// An account is that of the first that has one of this name, which is asked first at a login too.
 #[derive(Debug)]
 struct AnyAccounts(Vec<Arc<dyn Accounts>>);
 

@@ -229,7 +229,7 @@ impl Shared {
         body: &Value,
     ) -> (u16, Value) {
         let solution = |id: &str| self.solutions.iter().find(|solution| solution.id == id);
-        let own = |id: &str| solution(id).map_or(json!([]), |solution| revisions(solution));
+        let own = |id: &str| solution(id).map_or(json!([]), revisions);
         match (method, path) {
             ("GET", ["version"]) => (200, json!({ "status": 200, "data": "3.1.1" })),
             ("POST", ["user", "login" | "loginapi"]) => {

@@ -173,6 +173,7 @@ async fn serve_with(
         AuthRequestService::builder(access.clone())
             .path(&options.path)
             .trusted_peers(options.peers.clone())
+            .request_id_headers(REQUEST_IDS)
             .observer(observer.clone())
             .build()
     });

@@ -10,6 +10,7 @@ use crate::clients::podman_command;
 use crate::engines::{Containerd, Docker};
 use crate::support::check;
 use crate::support::clients::{Home, find_for_root, find_oras};
+use crate::support::grok;
 use crate::support::image::{Layout, digest_of_file};
 use crate::support::peer::Peer;
 use crate::support::platform::{CDS_PASSWORD, CDS_USER, License, Platform, Solution, User};
@@ -235,6 +236,16 @@ fn check_log(path: &Path) {
     let text = fs::read_to_string(path).expect("a log");
     for secret in secrets() {
         assert!(!text.contains(&secret), "`{secret}` is in the log");
+    }
+    let Some(fields) = grok::read(path) else {
+        return;
+    };
+    assert_eq!(fields.len(), text.lines().count());
+    for (line, fields) in text.lines().zip(&fields) {
+        let columns: Vec<&str> = line.split('\t').collect();
+        for (name, column) in [("Logger", 3), ("Marker", 4), ("Mdc", 5), ("Message", 6)] {
+            assert_eq!(fields[name], columns[column], "{name} of {line}");
+        }
     }
     for marker in ["ENTRY", "EXIT", "INVOKE", "INVOKE_RETURN"] {
         let marked = text.lines().filter(|line| {

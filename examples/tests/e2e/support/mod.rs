@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod clients;
+pub(crate) mod grok;
 pub(crate) mod hooks;
 pub(crate) mod http;
 pub(crate) mod image;

@@ -196,8 +196,8 @@ pub trait Append: fmt::Debug + Send + 'static {
     /// Says what the upload is to become, before its bytes are written
     ///
     /// A driver may then put the bytes where they will stay, and save itself a copy. If the
-    /// upload is synced instead of being published there, such a driver may have to give up all
-    /// of it: [`Append::size`] is 0 then. Others do nothing.
+    /// upload is synced instead of being published there, such a driver may have to give up what
+    /// was written since it was opened: [`Append::size`] says so. Others do nothing.
     fn aim(&mut self, to: &Key) {
         let _ = to;
     }

@@ -315,8 +315,8 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// As both. The session may begin anew then, where the storage had put the bytes in the
-    /// blob's place already: see [`Append::aim`].
+    /// As both. The bytes of this request may be lost then, where the storage had put them in
+    /// the blob's place already: see [`Append::aim`].
     pub async fn append_and_complete<S, E>(
         mut self,
         header: ChunkHeader,
@@ -535,7 +535,11 @@ impl Upload {
         file.sync().await?;
         if file.size() < self.offset() {
             // They were on their way to be a blob that they are not.
-            self.session = Session::begin(self.id(), self.session.algorithm());
+            let (id, algorithm) = (self.id(), self.session.algorithm());
+            let size = file.size();
+            self.session = self.store.load_session(&self.name, &id, size).await?;
+            self.session.set_algorithm(algorithm);
+            file.truncate(self.offset()).await?;
         }
         self.save_state().await?;
         self.still_there().await

@@ -28,7 +28,7 @@ import sys
 from werkzeug.serving import make_server
 from moto.server import DomainDispatcherApplication, create_backend_app
 app = DomainDispatcherApplication(create_backend_app)
-server = make_server('127.0.0.1', 0, app, threaded=True)
+server = make_server('127.0.0.1', int(sys.argv[1]), app, threaded=True)
 print(server.server_port, flush=True)
 server.serve_forever()
 ";
@@ -48,6 +48,10 @@ impl Drop for Moto {
 impl Moto {
     /// `None` where there is no moto
     fn start() -> Option<Self> {
+        Self::start_at(0)
+    }
+
+    fn start_at(port: u16) -> Option<Self> {
         let python =
             env::var_os("REGISTRY_E2E_PYTHON").map_or_else(|| "python3".into(), PathBuf::from);
         let found = Command::new(&python)
@@ -65,7 +69,7 @@ impl Moto {
             return None;
         }
         let mut server = Command::new(&python)
-            .args(["-c", SERVER])
+            .args(["-c", SERVER, &port.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -100,6 +104,8 @@ impl Moto {
         let options = BucketOptions {
             root: root.to_owned(),
             part_size: PART as u64,
+            copy_threshold: 2 * PART as u64,
+            copy_piece: PART as u64,
             ..BucketOptions::default()
         };
         let connect = ConnectOptions {
@@ -207,6 +213,26 @@ async fn uploads_of_many_parts_go_on_in_another_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_large_is_copied_in_pieces_by_the_store() {
+    let Some(moto) = Moto::start() else { return };
+    let bucket = moto.bucket("copies", "a root").await;
+    let bytes = pattern(3 * PART + 1);
+    // What has a meaning in a URL is a name like any other.
+    let (from, to) = (key("from/a +%é&?=#b"), key("to"));
+    bucket.write(&from, bytes.clone()).await.unwrap();
+    bucket.rename(&from, &to).await.unwrap();
+    assert!(bucket.read(&to, usize::MAX).await.unwrap() == bytes);
+    assert!(bucket.stat(&from).await.unwrap_err().is_not_found());
+    // Its ETag tells that it was put together from four parts.
+    let head = tokio::process::Command::new("curl")
+        .args(["-fsSI"])
+        .arg(format!("http://127.0.0.1:{}/copies/a%20root/to", moto.port))
+        .output();
+    let head = String::from_utf8(head.await.unwrap().stdout).unwrap();
+    assert!(head.contains("-4\""), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_digest_that_does_not_fit_leaves_no_blob() {
     let Some(moto) = Moto::start() else { return };
     let store = Store::new(Arc::new(moto.bucket("misses", "").await));
@@ -289,4 +315,15 @@ async fn a_store_that_is_down_fails_quickly_and_comes_back() {
         "{:?}",
         began.elapsed()
     );
+    let Some(again) = Moto::start_at(moto.port) else {
+        return;
+    };
+    let _other = again.bucket("down", "").await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = bucket.write(&key("a"), "y".into()).await {
+        assert!(error.is_transient(), "{error}");
+        assert!(Instant::now() < deadline, "it does not come back: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bucket.read(&key("a"), 10).await.unwrap(), "y");
 }

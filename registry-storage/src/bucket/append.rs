@@ -362,6 +362,15 @@ impl BucketAppend {
                     }
                 }
             }
+            // By someone who went on with the upload, and lost.
+            Err(error) if error.to_string().contains("InvalidPart") => {
+                return Err(StorageError::Corrupt {
+                    key: self.key.to_string(),
+                    detail: "its parts were replaced by those of another request; start the \
+                             upload again"
+                        .to_owned(),
+                });
+            }
             Err(error) => return Err(failed(self.key.as_str(), error)),
         }
         self.completed = true;

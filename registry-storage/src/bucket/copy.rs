@@ -25,8 +25,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// How large a piece is at least, of which S3 takes ten thousand
-const PIECE: u64 = 128 * 1024 * 1024;
+/// How many pieces S3 takes
 const PIECES: u64 = 10_000;
 
 /// How many pieces are copied at the same time
@@ -212,11 +211,6 @@ fn etag(body: &str) -> Option<String> {
     Some(etag.replace("&quot;", "\"").replace("&#34;", "\""))
 }
 
-/// From which size on copies are made in pieces, and how large these are
-pub(super) fn pieces() -> (u64, u64) {
-    (4 * PIECE, PIECE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +221,5 @@ mod tests {
                     <ETag>&quot;abc&quot;</ETag></CopyPartResult>";
         assert_eq!(etag(body).unwrap(), "\"abc\"");
         assert_eq!(etag("<Error><Code>InternalError</Code></Error>"), None);
-        // More than that S3 does not copy in one call.
-        assert!(pieces().0 <= 5 << 30);
     }
 }

@@ -187,6 +187,7 @@ impl HttpService for Transport {
                     body,
                     limit: options.read_timeout,
                     deadline: Box::pin(tokio::time::sleep(options.read_timeout)),
+                    waiting: false,
                 };
                 return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
             }
@@ -209,6 +210,10 @@ struct ReadTimeout {
     body: Incoming,
     limit: Duration,
     deadline: Pin<Box<tokio::time::Sleep>>,
+    /// Whether the deadline is that of a frame that is being waited for
+    ///
+    /// The time that the reader takes between two frames is not the store's.
+    waiting: bool,
 }
 
 impl Body for ReadTimeout {
@@ -221,21 +226,23 @@ impl Body for ReadTimeout {
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => {
-                let next = tokio::time::Instant::now() + self.limit;
-                self.deadline.as_mut().reset(next);
+                self.waiting = false;
                 Poll::Ready(frame.map(|frame| {
                     frame.map_err(|error| {
                         HttpError::new(HttpErrorKind::Interrupted, Chain::of(&error))
                     })
                 }))
             }
-            Poll::Pending => match self.deadline.as_mut().poll(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => Poll::Ready(Some(Err(HttpError::new(
-                    HttpErrorKind::Timeout,
-                    Silence(self.limit),
-                )))),
-            },
+            Poll::Pending => {
+                if !self.waiting {
+                    let next = tokio::time::Instant::now() + self.limit;
+                    self.deadline.as_mut().reset(next);
+                    self.waiting = true;
+                }
+                let silence = HttpError::new(HttpErrorKind::Timeout, Silence(self.limit));
+                let deadline = self.deadline.as_mut().poll(cx);
+                deadline.map(|()| Some(Err(silence)))
+            }
         }
     }
 

@@ -52,6 +52,10 @@ const SEEN: Duration = Duration::from_secs(5);
 /// The least and the most that a part may have, as S3 has it
 const PART_SIZES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=512 * 1024 * 1024;
 
+/// What S3 copies in one call, and as one piece
+const COPY_THRESHOLDS: std::ops::RangeInclusive<u64> = 0..=5 * 1024 * 1024 * 1024;
+const COPY_PIECES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 1024;
+
 /// What is the same for all object stores
 ///
 /// # Examples
@@ -75,8 +79,16 @@ pub struct BucketOptions {
     /// It doubles after each thousand parts, so that ten thousand are enough for what any store
     /// takes. Two of them are in memory for each upload under way.
     pub part_size: u64,
-    /// The storage class of new objects; the bucket's own by default
+    /// The storage class of new objects; the bucket's own by default, and always where the store
+    /// makes a copy
     pub storage_class: Option<String>,
+    /// Beyond which size S3 is asked to copy an object in pieces, in bytes: 512 MiB by default,
+    /// at most 5 GiB, beyond which it copies nothing else
+    ///
+    /// Several pieces are copied at the same time.
+    pub copy_threshold: u64,
+    /// The size of these pieces, in bytes: 128 MiB by default, from 5 MiB to 5 GiB
+    pub copy_piece: u64,
 }
 
 impl Default for BucketOptions {
@@ -85,6 +97,8 @@ impl Default for BucketOptions {
             root: String::new(),
             part_size: 8 * 1024 * 1024,
             storage_class: None,
+            copy_threshold: 512 * 1024 * 1024,
+            copy_piece: 128 * 1024 * 1024,
         }
     }
 }
@@ -175,32 +189,36 @@ impl std::fmt::Debug for Inner {
 impl Bucket {
     /// A bucket with these faces
     fn new(faces: Faces, options: BucketOptions) -> Result<Self, BucketError> {
+        let table = [
+            ("chunksize", options.part_size, PART_SIZES),
+            (
+                "multipartcopythresholdsize",
+                options.copy_threshold,
+                COPY_THRESHOLDS,
+            ),
+            ("multipartcopychunksize", options.copy_piece, COPY_PIECES),
+        ];
+        for (name, size, sizes) in table {
+            if !sizes.contains(&size) {
+                let (least, most) = sizes.into_inner();
+                return Err(BucketError::Option {
+                    name,
+                    detail: format!("expected from {least} to {most} bytes, found {size}"),
+                });
+            }
+        }
+        Self::of_any_size(faces, options)
+    }
+
+    /// As [`Bucket::new`], with parts as small as one likes
+    fn of_any_size(faces: Faces, options: BucketOptions) -> Result<Self, BucketError> {
         let BucketOptions {
             root,
             part_size,
             storage_class,
+            copy_threshold,
+            copy_piece,
         } = options;
-        if !PART_SIZES.contains(&part_size) {
-            return Err(BucketError::Option {
-                name: "chunksize",
-                detail: format!(
-                    "expected from {} to {} bytes, found {part_size}",
-                    PART_SIZES.start(),
-                    PART_SIZES.end()
-                ),
-            });
-        }
-        Self::with_part_size(faces, &root, part_size, storage_class)
-    }
-
-    /// As [`Bucket::new`], with parts as small as one likes
-    fn with_part_size(
-        faces: Faces,
-        root: &str,
-        part_size: u64,
-        storage_class: Option<String>,
-    ) -> Result<Self, BucketError> {
-        let (copy_threshold, copy_piece) = copy::pieces();
         let root = Path::parse(root).map_err(|error| BucketError::Option {
             name: "rootdirectory",
             detail: error.to_string(),

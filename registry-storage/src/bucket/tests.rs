@@ -180,12 +180,24 @@ fn faces(shared: &Shared) -> Faces {
 }
 
 fn bucket(store: &Shared, root: &str, part_size: u64) -> Bucket {
-    Bucket::with_part_size(faces(store), root, part_size, None).unwrap()
+    Bucket::of_any_size(faces(store), options(root, part_size)).unwrap()
+}
+
+fn options(root: &str, part_size: u64) -> BucketOptions {
+    BucketOptions {
+        root: root.to_owned(),
+        part_size,
+        ..BucketOptions::default()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_passes_the_suite_in_parts_of_any_size() {
-    for (root, part_size) in [("", 64 * 1024), ("a/root", 1000), ("", 8 * 1024 * 1024)] {
+    for (root, part_size) in [
+        ("", 64 * 1024),
+        ("a/root", 1_000_000),
+        ("", 8 * 1024 * 1024),
+    ] {
         let store = Shared::new();
         let driver = Arc::new(bucket(&store, root, part_size));
         suite::run(driver.clone()).await;
@@ -279,19 +291,19 @@ async fn an_upload_whose_end_was_cut_short_is_published_by_the_next() {
 #[tokio::test]
 async fn without_conditions_an_upload_stays_in_its_process() {
     let store = Shared::new();
-    let (one, other) = (bucket(&store, "", 1000), bucket(&store, "", 1000));
+    let (one, other) = (bucket(&store, "", 100_000), bucket(&store, "", 100_000));
     for driver in [&one, &other] {
         driver.inner.conditional.store(false, Ordering::Relaxed);
     }
     let upload = Key::parse("u/data").unwrap();
     let mut append = one.append(&upload).await.unwrap();
-    append.write(vec![1; 2500].into()).await.unwrap();
+    append.write(vec![1; 250_000].into()).await.unwrap();
     append.sync().await.unwrap();
     let error = other.reopen(&upload).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert!(error.to_string().contains("one process"), "{error}");
     drop(append);
-    assert_eq!(one.reopen(&upload).await.unwrap().size(), 2500);
+    assert_eq!(one.reopen(&upload).await.unwrap().size(), 250_000);
     suite::run(Arc::new(one)).await;
     other.delete_tree(&Key::parse("u").unwrap()).await.unwrap();
     assert!(other.reopen(&upload).await.unwrap_err().is_not_found());
@@ -352,4 +364,310 @@ fn options_that_do_not_fit_are_refused() {
         let error = Bucket::new(faces(&store), options).unwrap_err().to_string();
         assert!(error.contains("chunksize"), "{error}");
     }
+}
+
+/// Stands between the driver and a store: counts calls, and lets some go wrong
+#[derive(Debug)]
+struct Between {
+    store: Arc<InMemory>,
+    parts: Arc<Parts>,
+    calls: Mutex<BTreeMap<&'static str, usize>>,
+    /// One in so many calls goes wrong; none if it is 0
+    rarity: AtomicU64,
+    chance: AtomicU64,
+}
+
+impl std::fmt::Display for Between {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Between")
+    }
+}
+
+impl Between {
+    fn new(seed: u64, rarity: u64) -> Arc<Self> {
+        let Shared { store, parts } = Shared::new();
+        Arc::new(Self {
+            store,
+            parts,
+            calls: Mutex::default(),
+            rarity: AtomicU64::new(rarity),
+            chance: AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        })
+    }
+
+    fn bucket(self: &Arc<Self>, part_size: u64) -> Bucket {
+        let faces = Faces {
+            objects: self.clone(),
+            multipart: self.clone(),
+            lists: self.clone(),
+            signer: None,
+            s3: None,
+        };
+        Bucket::of_any_size(faces, options("", part_size)).unwrap()
+    }
+
+    fn roll(&self, sides: u64) -> u64 {
+        let mut state = self.chance.load(Ordering::Relaxed);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.chance.store(state, Ordering::Relaxed);
+        (state >> 11) % sides
+    }
+
+    /// Makes a call; its answer may be lost, or it may not arrive at all
+    async fn call<T>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        *self.calls.lock().unwrap().entry(name).or_default() += 1;
+        let rarity = self.rarity.load(Ordering::Relaxed);
+        let error = |text: &str| object_store::Error::Generic {
+            store: "Between",
+            source: text.into(),
+        };
+        if rarity == 0 || self.roll(rarity) != 0 {
+            return call.await;
+        }
+        if self.roll(2) == 0 {
+            return Err(error("503 <Code>SlowDown</Code>"));
+        }
+        let _ = call.await;
+        Err(error("connection reset"))
+    }
+
+    fn take_calls(&self) -> BTreeMap<&'static str, usize> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Between {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        let call = self.store.put_opts(path, payload, options);
+        self.call("PUT", call).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
+        self.store.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(
+        &self,
+        path: &Path,
+        options: GetOptions,
+    ) -> object_store::Result<object_store::GetResult> {
+        let name = if options.head { "HEAD" } else { "GET" };
+        self.call(name, self.store.get_opts(path, options)).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: stream::BoxStream<'static, object_store::Result<Path>>,
+    ) -> stream::BoxStream<'static, object_store::Result<Path>> {
+        *self.calls.lock().unwrap().entry("DELETE").or_default() += 1;
+        self.store.delete_stream(paths)
+    }
+
+    fn list(
+        &self,
+        prefix: Option<&Path>,
+    ) -> stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
+        *self.calls.lock().unwrap().entry("LIST").or_default() += 1;
+        self.store.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.store.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: object_store::CopyOptions,
+    ) -> object_store::Result<()> {
+        let call = self.store.copy_opts(from, to, options);
+        self.call("COPY", call).await
+    }
+}
+
+#[async_trait]
+impl MultipartStore for Between {
+    async fn create_multipart(&self, path: &Path) -> object_store::Result<String> {
+        self.call("CREATE", self.parts.create_multipart(path)).await
+    }
+
+    async fn put_part(
+        &self,
+        path: &Path,
+        id: &String,
+        index: usize,
+        payload: PutPayload,
+    ) -> object_store::Result<PartId> {
+        let call = self.parts.put_part(path, id, index, payload);
+        self.call("PART", call).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &Path,
+        id: &String,
+        ids: Vec<PartId>,
+    ) -> object_store::Result<PutResult> {
+        let call = self.parts.complete_multipart(path, id, ids);
+        self.call("COMPLETE", call).await
+    }
+
+    async fn abort_multipart(&self, path: &Path, id: &String) -> object_store::Result<()> {
+        let call = self.parts.abort_multipart(path, id);
+        self.call("ABORT", call).await
+    }
+}
+
+#[async_trait]
+impl PaginatedListStore for Between {
+    async fn list_paginated(
+        &self,
+        prefix: Option<&str>,
+        options: PaginatedListOptions,
+    ) -> object_store::Result<PaginatedListResult> {
+        let lists = Lists {
+            store: self.store.clone(),
+            page: 1000,
+        };
+        self.call("LIST", lists.list_paginated(prefix, options))
+            .await
+    }
+}
+
+/// Chunks arrive on bad days: whatever was acknowledged is in the blob, and nothing else
+#[tokio::test]
+async fn every_acknowledged_byte_stays_whatever_goes_wrong() {
+    let (mut started, mut published, mut failures) = (0, 0, 0);
+    for seed in 1..=300_u64 {
+        let between = Between::new(seed, 6);
+        let name = registry_core::RepositoryName::try_from("a").unwrap();
+        // Each request in another process, as behind a load balancer.
+        let store = || crate::Store::new(Arc::new(between.bucket(1000)));
+        let Ok(upload) = store()
+            .start_upload(&name, registry_core::Algorithm::Sha256)
+            .await
+        else {
+            continue;
+        };
+        started += 1;
+        let id = upload.id();
+        let mut sent: Vec<u8> = Vec::new();
+        let mut offset = 0;
+        for chunk in 0..8_u8 {
+            let size = 1 + between.roll(3500) as usize;
+            let Ok(mut upload) = store().open_upload(&name, &id).await else {
+                failures += 1;
+                continue;
+            };
+            // What was acknowledged is there; what was not may be.
+            let stored = upload.offset() as usize;
+            assert!(stored >= offset, "seed {seed}: {stored} of {offset} bytes");
+            assert!(stored <= sent.len(), "seed {seed}: {stored} bytes");
+            sent.truncate(stored);
+            offset = stored;
+            let bytes: Vec<u8> = (0..size).map(|index| chunk ^ (index as u8)).collect();
+            sent.extend_from_slice(&bytes);
+            let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(bytes))]);
+            match upload.append(Default::default(), body).await {
+                Ok(()) => offset = sent.len(),
+                Err(_) => failures += 1,
+            }
+        }
+        between.rarity.store(10, Ordering::Relaxed);
+        for _ in 0..40 {
+            let Ok(upload) = store().open_upload(&name, &id).await else {
+                failures += 1;
+                continue;
+            };
+            let stored = upload.offset() as usize;
+            assert!((offset..=sent.len()).contains(&stored), "seed {seed}");
+            let digest = registry_core::Digest::sha256(&sent[..stored]);
+            let completed = upload.complete(digest).await;
+            // Whatever is there by now is the whole of it.
+            between.rarity.store(0, Ordering::Relaxed);
+            if let Ok(size) = store().stat_blob(&name, &digest).await {
+                let read = store().read_blob(&name, &digest, None).await.unwrap();
+                let found: Vec<Bytes> = read.try_collect().await.unwrap();
+                assert!(found.concat() == sent[..stored], "seed {seed}");
+                assert_eq!(size, stored as u64);
+                published += 1;
+                break;
+            }
+            assert!(
+                completed.is_err(),
+                "seed {seed}: acknowledged, and not there"
+            );
+            failures += 1;
+            between.rarity.store(10, Ordering::Relaxed);
+        }
+    }
+    assert!(failures > 1000, "only {failures} failures");
+    assert!(started > 100, "only {started} uploads");
+    // Of some the store has lost parts, which is told to whoever sent them.
+    assert!(published * 10 >= started * 9, "{published} of {started}");
+}
+
+/// What a push and a pull cost, so that a change which makes them dearer is seen
+#[tokio::test]
+async fn a_push_and_a_pull_take_few_calls() {
+    use registry_core::{Algorithm, Digest, RepositoryName};
+
+    let between = Between::new(1, 0);
+    let store = crate::Store::new(Arc::new(between.bucket(8 << 20)));
+    let name = RepositoryName::try_from("team/app").unwrap();
+    let body = |bytes: &Bytes| stream::iter([Ok::<_, std::io::Error>(bytes.clone())]);
+    let total = |calls: &BTreeMap<&str, usize>| calls.values().sum::<usize>();
+
+    // As docker does: begin, send, close.
+    let bytes = Bytes::from(vec![1; 100_000]);
+    let digest = Digest::sha256(&bytes);
+    let id = store
+        .start_upload(&name, Algorithm::Sha256)
+        .await
+        .unwrap()
+        .id();
+    let mut upload = store.open_upload(&name, &id).await.unwrap();
+    upload
+        .append(Default::default(), body(&bytes))
+        .await
+        .unwrap();
+    let upload = store.open_upload(&name, &id).await.unwrap();
+    upload.complete(digest).await.unwrap();
+    let in_three = between.take_calls();
+    // As containerd and skopeo do: begin, send and close.
+    let bytes = Bytes::from(vec![2; 100_000]);
+    let digest = Digest::sha256(&bytes);
+    let id = store
+        .start_upload(&name, Algorithm::Sha256)
+        .await
+        .unwrap()
+        .id();
+    let upload = store.open_upload(&name, &id).await.unwrap();
+    let sent = upload.append_and_complete(Default::default(), body(&bytes), digest);
+    sent.await.unwrap();
+    let in_two = between.take_calls();
+    let read = store.read_blob(&name, &digest, None).await.unwrap();
+    let _: Vec<Bytes> = read.try_collect().await.unwrap();
+    let pull = between.take_calls();
+    assert_eq!(total(&pull), 2, "{pull:?}");
+    assert!(total(&in_two) <= 13, "{} {in_two:?}", total(&in_two));
+    assert!(total(&in_three) <= 28, "{} {in_three:?}", total(&in_three));
+    eprintln!("in three requests {in_three:?}, in two {in_two:?}, a pull {pull:?}");
 }

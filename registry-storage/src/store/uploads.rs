@@ -193,8 +193,21 @@ impl Store {
         id: &UploadId,
         size: u64,
     ) -> Result<Session, StorageError> {
+        // A session that has just begun has none, and that is to be found out in one call.
+        let folder = layout::upload_algorithms(name, id);
+        let saved = match self.objects().list(Some(&folder), None, usize::MAX).await {
+            Ok(entries) => entries,
+            Err(StorageError::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
         let mut newest: Option<Hasher> = None;
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            if !saved
+                .iter()
+                .any(|entry| entry.name == algorithm.to_string())
+            {
+                continue;
+            }
             if let Some(hasher) = self.newest_state(name, id, algorithm, size).await?
                 && newest
                     .as_ref()

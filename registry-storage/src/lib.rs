@@ -10,7 +10,7 @@
 //!
 //! # Features
 //!
-//! - `object-stores`: [`bucket`], object stores as storage.
+//! - `object-stores`: `Bucket`, object stores as storage.
 //! - `suite`: the test suite that every driver passes, for drivers of one's own.
 
 #[cfg(feature = "object-stores")]

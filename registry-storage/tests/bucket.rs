@@ -6,17 +6,19 @@
 #![cfg(feature = "object-stores")]
 
 use std::env;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use registry_core::upload::ChunkHeader;
 use registry_core::{Algorithm, Digest, RepositoryName};
-use registry_storage::bucket::{Bucket, BucketOptions, ConnectOptions, S3Options};
+use registry_storage::bucket::{Bucket, BucketOptions, ConnectOptions, S3Encryption, S3Options};
 use registry_storage::{Key, Objects, Store, Uploads, suite};
 
 /// The smallest part that S3 takes
@@ -82,41 +84,51 @@ impl Moto {
     }
 
     /// A bucket of this name, which is made if it is not there
-    async fn bucket(&self, name: &str, root: &str) -> Bucket {
-        let made = tokio::process::Command::new("curl")
-            .args(["-fsS", "-X", "PUT"])
-            .arg(format!("http://127.0.0.1:{}/{name}", self.port))
-            .stdout(Stdio::null())
-            .status();
-        assert!(made.await.unwrap().success());
+    fn bucket(&self, name: &str, root: &str) -> Bucket {
+        let answer = call(self.port, "PUT", &format!("/{name}"));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         self.open(name, root)
     }
 
     fn open(&self, name: &str, root: &str) -> Bucket {
-        let s3 = S3Options {
-            bucket: name.to_owned(),
-            region: Some("us-east-1".to_owned()),
-            region_endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
-            access_key: Some("key".to_owned()),
-            secret_key: Some("secret".to_owned()),
-            ..S3Options::default()
-        };
-        let options = BucketOptions {
-            root: root.to_owned(),
-            part_size: PART as u64,
-            copy_threshold: 2 * PART as u64,
-            copy_piece: PART as u64,
-            ..BucketOptions::default()
-        };
-        let connect = ConnectOptions {
-            connect_timeout: Duration::from_secs(2),
-            read_timeout: Duration::from_secs(20),
-            retries: 2,
-            danger_skip_verify: true,
-            ..ConnectOptions::default()
-        };
-        Bucket::s3(&s3, options, &connect).unwrap()
+        open(self.port, name, root, Duration::from_secs(20))
     }
+}
+
+fn open(port: u16, name: &str, root: &str, read_timeout: Duration) -> Bucket {
+    let s3 = S3Options {
+        bucket: name.to_owned(),
+        region: Some("us-east-1".to_owned()),
+        region_endpoint: Some(format!("http://127.0.0.1:{port}")),
+        access_key: Some("key".to_owned()),
+        secret_key: Some("secret".to_owned()),
+        ..S3Options::default()
+    };
+    let options = BucketOptions {
+        root: root.to_owned(),
+        part_size: PART as u64,
+        copy_threshold: 2 * PART as u64,
+        copy_piece: PART as u64,
+        ..BucketOptions::default()
+    };
+    let connect = ConnectOptions {
+        connect_timeout: Duration::from_secs(2),
+        read_timeout,
+        retries: 2,
+        danger_skip_verify: true,
+        ..ConnectOptions::default()
+    };
+    Bucket::s3(&s3, options, &connect).unwrap()
+}
+
+/// The whole answer to a request without a signature
+fn call(port: u16, method: &str, path: &str) -> String {
+    let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let head = "Host: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close";
+    write!(server, "{method} {path} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    server.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn key(text: &str) -> Key {
@@ -144,7 +156,7 @@ fn body(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_of_s3_passes_the_suite() {
     let Some(moto) = Moto::start() else { return };
-    let bucket = moto.bucket("suite", "some/root").await;
+    let bucket = moto.bucket("suite", "some/root");
     let capabilities = bucket.probe().await.unwrap();
     assert!(capabilities.shares_uploads(), "{capabilities}");
     let driver = Arc::new(bucket);
@@ -161,7 +173,7 @@ async fn uploads_of_many_parts_go_on_in_another_process() {
     let digest = Digest::sha256(&bytes);
     let name = RepositoryName::try_from("team/app").unwrap();
     // In chunks, each in another process; then at once, with the digest known before.
-    let store = Store::new(Arc::new(moto.bucket("uploads", "").await));
+    let store = Store::new(Arc::new(moto.bucket("uploads", "")));
     let upload = store.start_upload(&name, Algorithm::Sha256).await.unwrap();
     let id = upload.id();
     let cuts = [0, 1000, PART, 2 * PART + 5, bytes.len()];
@@ -215,7 +227,7 @@ async fn uploads_of_many_parts_go_on_in_another_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_large_is_copied_in_pieces_by_the_store() {
     let Some(moto) = Moto::start() else { return };
-    let bucket = moto.bucket("copies", "a root").await;
+    let bucket = moto.bucket("copies", "a root");
     let bytes = pattern(3 * PART + 1);
     // What has a meaning in a URL is a name like any other.
     let (from, to) = (key("from/a +%é&?=#b"), key("to"));
@@ -224,18 +236,14 @@ async fn what_is_large_is_copied_in_pieces_by_the_store() {
     assert!(bucket.read(&to, usize::MAX).await.unwrap() == bytes);
     assert!(bucket.stat(&from).await.unwrap_err().is_not_found());
     // Its ETag tells that it was put together from four parts.
-    let head = tokio::process::Command::new("curl")
-        .args(["-fsSI"])
-        .arg(format!("http://127.0.0.1:{}/copies/a%20root/to", moto.port))
-        .output();
-    let head = String::from_utf8(head.await.unwrap().stdout).unwrap();
+    let head = call(moto.port, "HEAD", "/copies/a%20root/to");
     assert!(head.contains("-4\""), "{head}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_digest_that_does_not_fit_leaves_no_blob() {
     let Some(moto) = Moto::start() else { return };
-    let store = Store::new(Arc::new(moto.bucket("misses", "").await));
+    let store = Store::new(Arc::new(moto.bucket("misses", "")));
     let name = RepositoryName::try_from("a").unwrap();
     let bytes = pattern(2 * PART + 1);
     let wrong = Digest::sha256(b"something else");
@@ -276,7 +284,7 @@ async fn a_bucket_that_does_not_exist_is_no_absence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_url_is_good_for_whoever_has_it() {
     let Some(moto) = Moto::start() else { return };
-    let bucket = moto.bucket("signed", "root").await;
+    let bucket = moto.bucket("signed", "root");
     bucket.write(&key("a/b"), "hello".into()).await.unwrap();
     let (key, expiry) = (key("a/b"), Duration::from_secs(60));
     let url = bucket.signed_url(&key, http::Method::GET, expiry).await;
@@ -285,10 +293,9 @@ async fn a_signed_url_is_good_for_whoever_has_it() {
         url.contains("/signed/root/a/b?") && url.contains("X-Amz-Expires=60"),
         "{url}"
     );
-    let got = tokio::process::Command::new("curl")
-        .args(["-fsS", &url])
-        .output();
-    assert_eq!(got.await.unwrap().stdout, b"hello");
+    let (_, path) = url.split_once(&moto.port.to_string()).unwrap();
+    let answer = call(moto.port, "GET", path);
+    assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,7 +303,7 @@ async fn a_store_that_is_down_fails_quickly_and_comes_back() {
     let Some(mut moto) = Moto::start() else {
         return;
     };
-    let bucket = moto.bucket("down", "").await;
+    let bucket = moto.bucket("down", "");
     bucket.write(&key("a"), "x".into()).await.unwrap();
     moto.server.kill().unwrap();
     moto.server.wait().unwrap();
@@ -318,7 +325,7 @@ async fn a_store_that_is_down_fails_quickly_and_comes_back() {
     let Some(again) = Moto::start_at(moto.port) else {
         return;
     };
-    let _other = again.bucket("down", "").await;
+    let _other = again.bucket("down", "");
     let deadline = Instant::now() + Duration::from_secs(20);
     while let Err(error) = bucket.write(&key("a"), "y".into()).await {
         assert!(error.is_transient(), "{error}");
@@ -326,4 +333,148 @@ async fn a_store_that_is_down_fails_quickly_and_comes_back() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(bucket.read(&key("a"), 10).await.unwrap(), "y");
+}
+
+/// A server that gives each request the answer that it is told to, or none at all
+fn scripted(answer: impl Fn(usize, &str) -> Option<String> + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (answer, count) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, answer, count) = (client.unwrap(), answer.clone(), count.clone());
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).is_ok_and(|n| n > 0) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                if head.is_empty() {
+                    return;
+                }
+                match answer(count.fetch_add(1, Ordering::SeqCst), &head) {
+                    Some(text) => client.write_all(text.as_bytes()).unwrap(),
+                    None => std::thread::sleep(Duration::from_secs(20)),
+                }
+            });
+        }
+    });
+    port
+}
+
+fn answer(status: &str, headers: &str, body: &str) -> Option<String> {
+    let length = match headers.contains("Content-Length") {
+        true => String::new(),
+        false => format!("Content-Length: {}\r\n", body.len()),
+    };
+    let date = "Last-Modified: Wed, 01 Jan 2025 00:00:00 GMT\r\nETag: \"e\"\r\n";
+    Some(format!(
+        "HTTP/1.1 {status}\r\n{date}{length}{headers}Connection: close\r\n\r\n{body}"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_store_says_on_bad_days_keeps_its_meaning() {
+    let short = Duration::from_secs(1);
+    let read = |port| async move { open(port, "b", "", short).read(&key("a"), 100).await };
+
+    // It is throttled twice, and tried again.
+    let port = scripted(|count, _| match count {
+        0 | 1 => answer("503 Slow Down", "", "<Code>SlowDown</Code>"),
+        _ => answer("200 OK", "", "hello"),
+    });
+    assert_eq!(read(port).await.unwrap(), "hello");
+    let port = scripted(|_, _| answer("503 Slow Down", "", "<Code>SlowDown</Code>"));
+    let error = read(port).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+
+    let denied = "<Error><Code>AccessDenied</Code></Error>";
+    let port = scripted(move |_, _| answer("403 Forbidden", "", denied));
+    let error = read(port).await.unwrap_err();
+    assert!(error.is_denied(), "{error}");
+    let text = format!("{error} {error:?}");
+    assert!(!text.contains("secret"), "{text}");
+
+    let full = "<Error><Code>QuotaExceeded</Code></Error>";
+    let port = scripted(move |_, _| answer("403 Forbidden", "", full));
+    let error = open(port, "b", "", short)
+        .write(&key("a"), "x".into())
+        .await;
+    assert!(error.unwrap_err().is_full());
+
+    // Half of an object is none.
+    let port = scripted(|_, _| answer("200 OK", "Content-Length: 10\r\n", "hello"));
+    let error = read(port).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+
+    // Nobody waits for ever.
+    let began = Instant::now();
+    let port = scripted(|_, _| None);
+    let error = read(port).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_carry_what_the_options_say() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    let port = scripted(move |_, head| {
+        seen.lock().unwrap().push(head.to_ascii_lowercase());
+        answer("200 OK", "", "")
+    });
+    let s3 = S3Options {
+        bucket: "images".to_owned(),
+        region: Some("eu-central-1".to_owned()),
+        region_endpoint: Some(format!("http://127.0.0.1:{port}/")),
+        access_key: Some("AKID".to_owned()),
+        secret_key: Some("a secret".to_owned()),
+        session_token: Some("a-token".to_owned()),
+        encryption: S3Encryption::Kms {
+            key: "key-1".to_owned(),
+        },
+        ..S3Options::default()
+    };
+    let options = BucketOptions {
+        root: "some/root".to_owned(),
+        storage_class: Some("STANDARD_IA".to_owned()),
+        ..BucketOptions::default()
+    };
+    let connect = ConnectOptions {
+        user_agent: Some("our registry".to_owned()),
+        danger_skip_verify: true,
+        ..ConnectOptions::default()
+    };
+    let bucket = Bucket::s3(&s3, options.clone(), &connect).unwrap();
+    bucket.write(&key("a/b"), "x".into()).await.unwrap();
+    let head = heads.lock().unwrap().pop().unwrap();
+    for expected in [
+        "put /images/some/root/a/b http/1.1",
+        "x-amz-security-token: a-token",
+        "akid/",
+        "/eu-central-1/s3/",
+        "x-amz-server-side-encryption: aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id: key-1",
+        "x-amz-storage-class: standard_ia",
+        "user-agent: our registry",
+    ] {
+        assert!(head.contains(expected), "{expected} in {head}");
+    }
+    assert!(!head.contains("a secret"));
+    let s3 = S3Options {
+        encryption: S3Encryption::Store,
+        ..s3
+    };
+    let bucket = Bucket::s3(&s3, options, &connect).unwrap();
+    bucket.write(&key("a/b"), "x".into()).await.unwrap();
+    let head = heads.lock().unwrap().pop().unwrap();
+    assert!(
+        head.contains("x-amz-server-side-encryption: aes256"),
+        "{head}"
+    );
 }

@@ -445,9 +445,9 @@ impl BucketAppend {
         let mut keys = std::mem::take(&mut self.litter);
         let own = self.multipart.as_ref();
         let other = self.journal.multipart.as_ref();
-        let other = other.filter(|other| own.is_none_or(|own| own.id != other.id));
+        let other = other.filter(|other| own.is_none_or(|own| !own.is(other)));
         for multipart in own.into_iter().chain(other) {
-            let is_own = own.is_some_and(|own| own.id == multipart.id);
+            let is_own = own.is_some_and(|own| own.is(multipart));
             match is_own && self.completed {
                 false => self.inner.abort(multipart).await,
                 true if self.aimed.is_none() => keys.push(multipart.key.clone()),
@@ -585,8 +585,9 @@ impl Append for BucketAppend {
     }
 
     fn aim(&mut self, to: &Key) {
-        // Parts of an earlier request went elsewhere.
-        if self.multipart.is_none() {
+        // Parts of an earlier request went elsewhere. And of two who push the same blob at the same
+        // time, one would lose them.
+        if self.multipart.is_none() && !self.inner.faces.parts_by_key {
             self.target = Some(to.clone());
         }
     }
@@ -650,11 +651,11 @@ impl Append for BucketAppend {
 
 impl Drop for BucketAppend {
     fn drop(&mut self) {
-        let journalled = self.journal.multipart.as_ref().map(|found| &found.id);
+        let journalled = self.journal.multipart.as_ref();
         let Some(multipart) = self.multipart.take() else {
             return;
         };
-        if Some(&multipart.id) == journalled {
+        if journalled.is_some_and(|journalled| journalled.is(&multipart)) {
             return;
         }
         // Nobody else knows of its parts.

@@ -79,6 +79,11 @@ pub(super) struct Stored {
 }
 
 impl Multipart {
+    /// Whether it is the same multipart upload, with whatever parts
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (&self.key, &self.id) == (&other.key, &other.id)
+    }
+
     pub(super) fn size(&self, parts: usize) -> u64 {
         self.parts.iter().take(parts).map(|part| part.size).sum()
     }

@@ -152,6 +152,9 @@ pub(crate) struct Faces {
     pub(crate) multipart: Arc<dyn MultipartStore>,
     pub(crate) lists: Arc<dyn PaginatedListStore>,
     pub(crate) signer: Option<Arc<dyn Signer>>,
+    /// Whether a multipart upload is nothing but the object's key: then whoever completes one
+    /// drops the parts that others have sent for the same key
+    pub(crate) parts_by_key: bool,
     /// Only of stores that speak S3
     pub(crate) s3: Option<copy::S3Calls>,
 }

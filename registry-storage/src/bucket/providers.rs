@@ -208,6 +208,14 @@ impl Bucket {
             endpoint,
         } = azure;
         given("container", container)?;
+        if let Some(class) = &options.storage_class {
+            return Err(BucketError::Option {
+                name: "storageclass",
+                detail: format!(
+                    "expected none for Azure, which has tiers instead, found `{class}`"
+                ),
+            });
+        }
         let mut builder = MicrosoftAzureBuilder::from_env()
             .with_http_connector(Connector::new(connect)?)
             .with_retry(retries(connect))
@@ -229,6 +237,7 @@ impl Bucket {
             multipart: store.clone(),
             lists: store.clone(),
             signer: Some(store),
+            parts_by_key: true,
             s3: None,
         };
         Self::new(faces, options)
@@ -271,6 +280,7 @@ impl Bucket {
             multipart: store.clone(),
             lists: store.clone(),
             signer: Some(store),
+            parts_by_key: false,
             s3: None,
         };
         Self::new(faces, options)
@@ -360,6 +370,7 @@ pub(super) fn s3_faces(
         multipart: store.clone(),
         lists: store.clone(),
         signer: Some(store),
+        parts_by_key: false,
         s3: Some(S3Calls {
             client,
             bucket: bucket.clone(),

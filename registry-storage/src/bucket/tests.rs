@@ -72,6 +72,8 @@ impl PaginatedListStore for Lists {
 #[derive(Debug)]
 struct Parts {
     store: Arc<InMemory>,
+    /// Takes parts as Azure does, for a key
+    by_key: bool,
     uploads: Mutex<HashMap<String, Sent>>,
 }
 
@@ -88,6 +90,9 @@ fn no_such_upload(path: &Path) -> object_store::Error {
 #[async_trait]
 impl MultipartStore for Parts {
     async fn create_multipart(&self, path: &Path) -> object_store::Result<String> {
+        if self.by_key {
+            return Ok(String::new());
+        }
         let id = format!("{path}?{}", uuid::Uuid::new_v4());
         let mut uploads = self.uploads.lock().unwrap();
         uploads.insert(id.clone(), BTreeMap::new());
@@ -101,8 +106,15 @@ impl MultipartStore for Parts {
         index: usize,
         payload: PutPayload,
     ) -> object_store::Result<PartId> {
-        assert!(id.starts_with(path.as_ref()), "another object's upload");
         let mut uploads = self.uploads.lock().unwrap();
+        if self.by_key {
+            let parts = uploads.entry(path.to_string()).or_default();
+            let content_id = uuid::Uuid::new_v4().to_string();
+            let number = parts.keys().last().map_or(0, |last| last + 1);
+            parts.insert(number, (content_id.clone(), payload));
+            return Ok(PartId { content_id });
+        }
+        assert!(id.starts_with(path.as_ref()), "another object's upload");
         let parts = uploads.get_mut(id).ok_or_else(|| no_such_upload(path))?;
         let content_id = uuid::Uuid::new_v4().to_string();
         parts.insert(index, (content_id.clone(), payload));
@@ -115,7 +127,22 @@ impl MultipartStore for Parts {
         id: &String,
         ids: Vec<PartId>,
     ) -> object_store::Result<PutResult> {
-        let payload = {
+        let payload = if self.by_key {
+            let mut uploads = self.uploads.lock().unwrap();
+            let parts = uploads.entry(path.to_string()).or_default();
+            let mut bytes = Vec::new();
+            for part in &ids {
+                let found = parts.values().find(|(id, _)| *id == part.content_id);
+                let (_, payload) = found.ok_or_else(|| object_store::Error::Generic {
+                    store: "Parts",
+                    source: "<Code>InvalidBlockList</Code>".into(),
+                })?;
+                bytes.extend(payload.iter().cloned());
+            }
+            // What was put together can be so again, and all else is gone.
+            parts.retain(|_, (id, _)| ids.iter().any(|part| part.content_id == *id));
+            PutPayload::from_iter(bytes)
+        } else {
             let mut uploads = self.uploads.lock().unwrap();
             let parts = uploads.get(id).ok_or_else(|| no_such_upload(path))?;
             let mut bytes = Vec::new();
@@ -139,6 +166,9 @@ impl MultipartStore for Parts {
     }
 
     async fn abort_multipart(&self, path: &Path, id: &String) -> object_store::Result<()> {
+        if self.by_key {
+            return Ok(());
+        }
         let removed = self.uploads.lock().unwrap().remove(id);
         removed.map(|_| ()).ok_or_else(|| no_such_upload(path))
     }
@@ -153,9 +183,14 @@ struct Shared {
 
 impl Shared {
     fn new() -> Self {
+        Self::with_parts(false)
+    }
+
+    fn with_parts(by_key: bool) -> Self {
         let store = Arc::new(InMemory::new());
         let parts = Arc::new(Parts {
             store: store.clone(),
+            by_key,
             uploads: Mutex::default(),
         });
         Self { store, parts }
@@ -175,6 +210,7 @@ fn faces(shared: &Shared) -> Faces {
             page: 7,
         }),
         signer: None,
+        parts_by_key: shared.parts.by_key,
         s3: None,
     }
 }
@@ -193,12 +229,12 @@ fn options(root: &str, part_size: u64) -> BucketOptions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_passes_the_suite_in_parts_of_any_size() {
-    for (root, part_size) in [
-        ("", 64 * 1024),
-        ("a/root", 1_000_000),
-        ("", 8 * 1024 * 1024),
+    for (root, part_size, by_key) in [
+        ("", 64 * 1024, false),
+        ("a/root", 1_000_000, true),
+        ("", 8 * 1024 * 1024, false),
     ] {
-        let store = Shared::new();
+        let store = Shared::with_parts(by_key);
         let driver = Arc::new(bucket(&store, root, part_size));
         suite::run(driver.clone()).await;
         // And again, on what the first run left.
@@ -385,7 +421,7 @@ impl std::fmt::Display for Between {
 
 impl Between {
     fn new(seed: u64, rarity: u64) -> Arc<Self> {
-        let Shared { store, parts } = Shared::new();
+        let Shared { store, parts } = Shared::with_parts(seed.is_multiple_of(2));
         Arc::new(Self {
             store,
             parts,
@@ -401,6 +437,7 @@ impl Between {
             multipart: self.clone(),
             lists: self.clone(),
             signer: None,
+            parts_by_key: self.parts.by_key,
             s3: None,
         };
         Bucket::of_any_size(faces, options("", part_size)).unwrap()
@@ -670,4 +707,38 @@ async fn a_push_and_a_pull_take_few_calls() {
     assert!(total(&in_two) <= 13, "{} {in_two:?}", total(&in_two));
     assert!(total(&in_three) <= 28, "{} {in_three:?}", total(&in_three));
     eprintln!("in three requests {in_three:?}, in two {in_two:?}, a pull {pull:?}");
+}
+
+/// Two who go on with one upload at the same time, where parts belong to a key
+#[tokio::test]
+async fn parts_of_two_writers_are_not_mixed_up() {
+    let store = Shared::with_parts(true);
+    let (one, other) = (bucket(&store, "", 1000), bucket(&store, "", 1000));
+    let key = |text| Key::parse(text).unwrap();
+    let mut append = one.append(&key("u/data")).await.unwrap();
+    append.write(vec![0; 1500].into()).await.unwrap();
+    append.sync().await.unwrap();
+    drop(append);
+    let mut first = one.reopen(&key("u/data")).await.unwrap();
+    let mut second = other.reopen(&key("u/data")).await.unwrap();
+    first.write(vec![1; 3000].into()).await.unwrap();
+    second.write(vec![2; 3000].into()).await.unwrap();
+    second.truncate(1500).await.unwrap();
+    first.publish(&key("blob")).await.unwrap();
+    assert!(second.sync().await.is_err());
+    let found = one.read(&key("blob"), usize::MAX).await.unwrap();
+    assert_eq!(found, [vec![0; 1500], vec![1; 3000]].concat());
+    // And two who push the same blob at the same time, of whom one lies.
+    let (mut honest, mut liar) = (
+        one.append(&key("h/data")).await.unwrap(),
+        one.append(&key("l/data")).await.unwrap(),
+    );
+    for (append, byte) in [(&mut honest, 3), (&mut liar, 4)] {
+        append.aim(&key("aimed"));
+        append.write(vec![byte; 4500].into()).await.unwrap();
+    }
+    liar.sync().await.unwrap();
+    honest.publish(&key("aimed")).await.unwrap();
+    let found = one.read(&key("aimed"), usize::MAX).await.unwrap();
+    assert_eq!(found, vec![3; 4500]);
 }

@@ -17,7 +17,9 @@ use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use registry_core::upload::ChunkHeader;
 use registry_core::{Algorithm, Digest, RepositoryName};
-use registry_storage::bucket::{Bucket, BucketOptions, ConnectOptions, S3Encryption, S3Options};
+use registry_storage::bucket::{
+    AzureOptions, Bucket, BucketOptions, ConnectOptions, GcsOptions, S3Encryption, S3Options,
+};
 use registry_storage::{Key, Objects, Store, Uploads, suite};
 
 use self::support::{Moto, PART, call, open};
@@ -366,6 +368,68 @@ async fn calls_carry_what_the_options_say() {
     let head = heads.lock().unwrap().pop().unwrap();
     assert!(
         head.contains("x-amz-server-side-encryption: aes256"),
+        "{head}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_stores_are_called_in_their_own_ways() {
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let seen = heads.clone();
+    let port = scripted(move |_, head| {
+        seen.lock().unwrap().push(head.to_ascii_lowercase());
+        answer("201 Created", "", "")
+    });
+    let connect = ConnectOptions {
+        danger_skip_verify: true,
+        retries: 0,
+        ..ConnectOptions::default()
+    };
+    let options = BucketOptions {
+        root: "/some/root/".to_owned(),
+        ..BucketOptions::default()
+    };
+    let azure = AzureOptions {
+        container: "images".to_owned(),
+        account: Some("someone".to_owned()),
+        key: Some("c2VjcmV0".to_owned()),
+        endpoint: Some(format!("http://127.0.0.1:{port}/someone")),
+    };
+    assert!(!format!("{azure:?}").contains("c2VjcmV0"));
+    let bucket = Bucket::azure(&azure, options.clone(), &connect).unwrap();
+    bucket.write(&key("a/b"), "x".into()).await.unwrap();
+    let head = heads.lock().unwrap().pop().unwrap();
+    for expected in [
+        "put /someone/images/some/root/a/b http/1.1",
+        "x-ms-blob-type: blockblob",
+        "authorization: sharedkey someone:",
+    ] {
+        assert!(head.contains(expected), "{expected} in {head}");
+    }
+    let classed = BucketOptions {
+        storage_class: Some("COLD".to_owned()),
+        ..options.clone()
+    };
+    let error = Bucket::azure(&azure, classed, &connect).unwrap_err();
+    assert!(error.to_string().contains("storageclass"), "{error}");
+
+    // The key of a store that stands in for Google's asks for no token.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key.json");
+    let text = r#"{"disable_oauth": true, "client_email": "", "private_key": "",
+                   "private_key_id": "", "gcs_base_url": null}"#;
+    std::fs::write(&path, text).unwrap();
+    let gcs = GcsOptions {
+        bucket: "images".to_owned(),
+        key_file: Some(path.to_str().unwrap().to_owned()),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+    };
+    let bucket = Bucket::gcs(&gcs, options, &connect).unwrap();
+    bucket.write(&key("a/b"), "x".into()).await.unwrap();
+    let head = heads.lock().unwrap().pop().unwrap();
+    assert!(
+        head.contains("put /images/some/root/a/b http/1.1")
+            || head.contains("put /images/some%2froot%2fa%2fb http/1.1"),
         "{head}"
     );
 }

@@ -8,6 +8,8 @@
 mod append;
 mod copy;
 mod error;
+#[cfg(test)]
+mod fakes;
 mod http;
 mod journal;
 mod list;

@@ -2,24 +2,20 @@
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use hyper_rustls::ConfigBuilderExt;
-use registry_auth::htpasswd::{self, Htpasswd};
-use registry_auth::token::{BySubject, SigningAlgorithm};
-use registry_auth::{
-    AllowAll, Anyone, Authenticated, Authenticator, Authorizer, Both, Granted, Quoted, Silly,
-    TokenAuthenticator, TokenOptions,
-};
 use registry_core::event::EventAction;
 use registry_core::manifest::Limits;
 use registry_http::service::Builder;
 use registry_http::tls::{CipherSuite, ClientAuth, TlsVersion};
 use registry_http::{
-    Endpoint, Http2, Locations, ManifestUrls, Observer, RegistryService, ResponseHeaders,
-    ServeOptions, TlsOptions,
+    AccessControl, Endpoint, Http2, Locations, ManifestUrls, Observer, Rate, RateLimits,
+    RegistryService, ResponseHeaders, ServeOptions, SessionSecret, TlsOptions, TokenService,
+    TokenServiceBuilder,
 };
 use registry_storage::{
     FileSystem, Measured, Memory, OpenError, PurgeOptions, StorageObserver, Store,
@@ -27,11 +23,12 @@ use registry_storage::{
 use rustls::ClientConfig;
 
 use crate::acme::AcmeOptions;
-use crate::config::{self, Auth, Config, Driver};
+use crate::audit::AuditLog;
+use crate::config::{self, Config, Driver};
+use crate::gate::Gate;
 use crate::health::{FileCheck, HealthOptions, HttpCheck, Schedule, TcpCheck};
 use crate::logging::{Formatter, Level, LogOptions};
 use crate::purge;
-use crate::rules::RuleFile;
 
 /// A configuration that reads well and still cannot be put in force
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +44,68 @@ impl ComposeError {
         Self {
             key: key.into(),
             problem: problem.to_string(),
+        }
+    }
+
+    /// The same, where the key is one of the section `section`
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_examples::compose::ComposeError;
+    ///
+    /// let error = ComposeError::new("acumos.file", "expected a file").under("registry.access");
+    /// assert_eq!(error.to_string(), "`registry.access.acumos.file`: expected a file");
+    /// ```
+    #[must_use]
+    pub fn under(self, section: &str) -> Self {
+        Self {
+            key: format!("{section}.{}", self.key),
+            ..self
+        }
+    }
+
+    /// The same, where what is under `from` here is under `to`
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_examples::compose::ComposeError;
+    ///
+    /// let error = ComposeError::new("http.tls.ciphersuites", "expected more").moved("http.tls", "tls");
+    /// assert_eq!(error.to_string(), "`tls.ciphersuites`: expected more");
+    /// ```
+    #[must_use]
+    pub fn moved(self, from: &str, to: &str) -> Self {
+        let key = self.key.strip_prefix(from);
+        match key.filter(|rest| rest.is_empty() || rest.starts_with('.')) {
+            Some(rest) => Self {
+                key: format!("{to}{rest}"),
+                ..self
+            },
+            None => self,
+        }
+    }
+
+    /// The same, where the key is not under the section `section` after all
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_examples::compose::ComposeError;
+    ///
+    /// let error = ComposeError::new("http.secret", "expected more").outside("http");
+    /// assert_eq!(error.to_string(), "`secret`: expected more");
+    /// ```
+    #[must_use]
+    pub fn outside(self, section: &str) -> Self {
+        let key = self.key.strip_prefix(section);
+        match key.and_then(|key| key.strip_prefix('.')) {
+            Some(key) => Self {
+                key: key.to_owned(),
+                ..self
+            },
+            None => self,
         }
     }
 }
@@ -93,152 +152,6 @@ pub fn whole(path: &Path) -> String {
         .to_string()
 }
 
-/// Who is let in, and what of it can be read anew
-#[derive(Debug)]
-pub struct Gate {
-    /// Says who asks
-    pub authenticator: Arc<dyn Authenticator>,
-    /// Says who may
-    pub authorizer: Arc<dyn Authorizer>,
-    /// What is read from files
-    pub files: GateFiles,
-    /// The rules of who may do what, if there are some
-    pub rules: Option<Arc<RuleFile>>,
-}
-
-/// What a [`Gate`] reads from files
-#[derive(Clone, Debug)]
-pub enum GateFiles {
-    /// Users and their passwords
-    Htpasswd(Arc<Htpasswd>),
-    /// Nothing
-    None,
-    /// The keys that tokens are signed with
-    Token {
-        /// What verifies with them
-        authenticator: Arc<TokenAuthenticator>,
-        /// The files
-        paths: Vec<PathBuf>,
-    },
-}
-
-impl Gate {
-    /// Makes what `auth` asks for, and has the rules in `rules` decide who may do what
-    ///
-    /// Without `auth` everyone is anonymous; without rules whoever is let in may do everything,
-    /// and the bearer of a token what it grants.
-    ///
-    /// # Errors
-    ///
-    /// [`ComposeError`] when a value or a file is not as it should be. A gate that cannot be
-    /// made is never an open one.
-    pub fn open(auth: &Auth, rules: Option<&Path>) -> Result<Self, ComposeError> {
-        let mut gate = Self::without_rules(auth)?;
-        let Some(path) = rules else {
-            return Ok(gate);
-        };
-        let rules = RuleFile::open(path)
-            .map_err(|error| ComposeError::new("registry.access.rules", error))?;
-        let rules = Arc::new(rules);
-        gate.authorizer = match auth {
-            // The rules are about the one whom the token is about; they cannot add to it.
-            Auth::Token(_) => Arc::new(Both::new(
-                gate.authorizer,
-                Arc::new(BySubject::new(rules.clone())),
-            )),
-            _ => rules.clone(),
-        };
-        gate.rules = Some(rules);
-        Ok(gate)
-    }
-
-    fn without_rules(auth: &Auth) -> Result<Self, ComposeError> {
-        let quoted = |key, text: &str| {
-            text.parse::<Quoted>()
-                .map_err(|error| ComposeError::new(key, error))
-        };
-        Ok(match auth {
-            Auth::None => Self {
-                authenticator: Arc::new(Anyone),
-                authorizer: Arc::new(AllowAll),
-                files: GateFiles::None,
-                rules: None,
-            },
-            Auth::Silly { realm, service } => Self {
-                authenticator: Arc::new(Silly::new(
-                    quoted("auth.silly.realm", realm)?,
-                    quoted("auth.silly.service", service)?,
-                )),
-                authorizer: Arc::new(Authenticated),
-                files: GateFiles::None,
-                rules: None,
-            },
-            Auth::Htpasswd { realm, path } => {
-                let realm = quoted("auth.htpasswd.realm", realm)?;
-                let htpasswd = Htpasswd::open(path, realm, htpasswd::Options::default())
-                    .map_err(|error| ComposeError::new("auth.htpasswd.path", error))?;
-                let htpasswd = Arc::new(htpasswd);
-                Self {
-                    authenticator: htpasswd.clone(),
-                    authorizer: Arc::new(Authenticated),
-                    files: GateFiles::Htpasswd(htpasswd),
-                    rules: None,
-                }
-            }
-            Auth::Token(token) => {
-                let options = token_options(token)?;
-                let paths = [&options.root_certificates, &options.jwks];
-                let paths = paths.into_iter().flatten().cloned().collect();
-                let authenticator = TokenAuthenticator::new(options)
-                    .map_err(|error| ComposeError::new("auth.token", error))?;
-                let authenticator = Arc::new(authenticator);
-                Self {
-                    authenticator: authenticator.clone(),
-                    authorizer: Arc::new(Granted),
-                    files: GateFiles::Token {
-                        authenticator,
-                        paths,
-                    },
-                    rules: None,
-                }
-            }
-        })
-    }
-}
-
-/// Who is let in, for people
-pub fn describe_gate(auth: &Auth) -> String {
-    match auth {
-        Auth::None => "open to everyone who reaches this address".to_owned(),
-        Auth::Silly { .. } => {
-            "open to everyone who sends an `Authorization` header, whatever is in it".to_owned()
-        }
-        Auth::Htpasswd { path, .. } => format!("for the users in {}", whole(path)),
-        Auth::Token(token) => format!("for those with a token of {}", token.realm),
-    }
-}
-
-fn token_options(token: &config::Token) -> Result<TokenOptions, ComposeError> {
-    let mut options = TokenOptions::new(&token.realm, &token.service, &token.issuer);
-    if let Some(path) = &token.root_cert_bundle {
-        options = options.with_root_certificates(path);
-    }
-    if let Some(path) = &token.jwks {
-        options = options.with_jwks(path);
-    }
-    if !token.signing_algorithms.is_empty() {
-        let algorithms: Result<Vec<SigningAlgorithm>, _> = token
-            .signing_algorithms
-            .iter()
-            .map(|name| name.parse())
-            .collect();
-        options = options.with_algorithms(
-            algorithms.map_err(|error| ComposeError::new("auth.token.signingalgorithms", error))?,
-        );
-    }
-    Ok(options)
-}
-
 /// Makes the service, but for what runs beside it: events and readiness
 ///
 /// # Errors
@@ -247,12 +160,11 @@ fn token_options(token: &config::Token) -> Result<TokenOptions, ComposeError> {
 pub fn service(
     config: &Config,
     store: Store,
-    gate: &Gate,
+    access: AccessControl,
     observer: Arc<dyn Observer>,
 ) -> Result<Builder, ComposeError> {
     let http = &config.http;
-    let builder =
-        RegistryService::builder(store, gate.authenticator.clone(), gate.authorizer.clone());
+    let builder = RegistryService::with_access(store, access);
     let mut builder = builder
         .manifest_limits(Limits {
             max_bytes: config.registry.manifest_limit,
@@ -284,6 +196,91 @@ pub fn service(
         builder = builder.manifest_urls(urls);
     }
     Ok(builder)
+}
+
+/// For how long an upload goes on that was allowed when it began; the largest layer over the
+/// slowest line is done in a day
+const SESSION: Duration = Duration::from_secs(24 * 3600);
+
+/// Lets people to the service
+///
+/// # Errors
+///
+/// [`ComposeError`] when a value is not as it should be.
+pub fn access(config: &Config, gate: &Gate) -> Result<AccessControl, ComposeError> {
+    let own = &config.registry;
+    let secret = match &config.http.secret {
+        Some(secret) => secret
+            .read()
+            .map_err(|error| error.to_string())
+            .and_then(|text| SessionSecret::new(text).map_err(|error| error.to_string()))
+            .map_err(|error| ComposeError::new("http.secret", error))?,
+        None => SessionSecret::random(),
+    };
+    let access = AccessControl::new(gate.authenticator.clone(), gate.authorizer.clone())
+        .with_limits(limits(&own.limits))
+        .with_session_secret(secret, SESSION)
+        .with_request_names();
+    Ok(match own.hide {
+        true => access.with_hidden_as_absent(),
+        false => access,
+    })
+}
+
+/// The token service, which counts those who ask with those whom `access` counts
+pub fn token_service(
+    config: &Config,
+    tokens: Option<TokenServiceBuilder>,
+    access: &AccessControl,
+) -> Option<TokenService> {
+    tokens.map(|tokens| {
+        tokens
+            .limits_of(access)
+            .trusted_proxies(config.registry.trusted_proxies.clone())
+            .build()
+    })
+}
+
+/// Opens what each decision is written to
+///
+/// # Errors
+///
+/// [`ComposeError`] when the file cannot be opened.
+pub fn audit(at: Option<&config::Audit>) -> Result<Option<Arc<AuditLog>>, ComposeError> {
+    at.map(|at| {
+        AuditLog::open(at)
+            .map(Arc::new)
+            .map_err(|error| ComposeError::new("registry.access.audit", error))
+    })
+    .transpose()
+}
+
+fn limits(limits: &config::Limits) -> RateLimits {
+    type With = fn(RateLimits, Rate) -> RateLimits;
+    let config::Limits { addresses, users } = limits;
+    let wanted: [(Option<config::Limit>, With); 6] = [
+        (addresses.requests, RateLimits::requests_per_address),
+        (addresses.failures, RateLimits::failures_per_address),
+        (addresses.pulls, RateLimits::pulls_per_address),
+        (users.requests, RateLimits::requests_per_principal),
+        (users.failures, RateLimits::failures_per_principal),
+        (users.pulls, RateLimits::pulls_per_principal),
+    ];
+    wanted
+        .into_iter()
+        .fold(RateLimits::default(), |limits, (limit, with)| match limit {
+            Some(limit) => {
+                let rate = Rate::new(limit.count, limit.per);
+                with(
+                    limits,
+                    match limit.burst {
+                        Some(burst) => rate.with_burst(burst),
+                        None => rate,
+                    },
+                )
+            }
+            None => limits,
+        })
 }
 
 /// How the main listener treats connections

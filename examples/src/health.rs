@@ -215,17 +215,42 @@ impl Health {
         readiness: Readiness,
         tls: Option<rustls::ClientConfig>,
     ) -> Result<Self, HealthError> {
+        let storage = options.storage.map(|schedule| {
+            let name = format!("storagedriver_{driver}");
+            Check::new(name, schedule, probes::storage(store.clone()))
+        });
+        Self::start_with(storage.into_iter().collect(), options, readiness, tls)
+    }
+
+    /// The same for what has no storage of its own; [`HealthOptions::storage`] checks nothing
+    ///
+    /// # Errors
+    ///
+    /// As of [`Health::start`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn start_without_storage(
+        options: HealthOptions,
+        readiness: Readiness,
+        tls: Option<rustls::ClientConfig>,
+    ) -> Result<Self, HealthError> {
+        Self::start_with(Vec::new(), options, readiness, tls)
+    }
+
+    fn start_with(
+        mut checks: Vec<Check>,
+        options: HealthOptions,
+        readiness: Readiness,
+        tls: Option<rustls::ClientConfig>,
+    ) -> Result<Self, HealthError> {
         let HealthOptions {
-            storage,
+            storage: _,
             files,
             http,
             tcp,
         } = options;
-        let mut checks = Vec::new();
-        if let Some(schedule) = storage {
-            let name = format!("storagedriver_{driver}");
-            checks.push(Check::new(name, schedule, probes::storage(store.clone())));
-        }
         for FileCheck { file, schedule } in files {
             let name = file.display().to_string();
             checks.push(Check::new(name, schedule, probes::file(file)));

@@ -8,17 +8,17 @@ use registry_http::Tls;
 use registry_http::tls::Reloaded;
 use tokio::signal::unix::Signal;
 
-use crate::compose::{self, GateFiles};
+use crate::compose;
 use crate::config::Config;
+use crate::gate::Reloadable;
 use crate::logging::LogHandle;
 use crate::notifier::LateNotifier;
-use crate::rules::RuleFile;
 use crate::serve::Source;
 use crate::watch::Watch;
 
 /// Takes up what changed in the files that a registry was started with
 ///
-/// Certificates, users, the keys of tokens, and of the configuration the level of the log and
+/// Certificates, users, rules, facts, the keys of tokens, and of the configuration the level of the log and
 /// the notification endpoints. What is wrong with a new file is logged, and what was in force
 /// stays so.
 #[derive(Debug)]
@@ -29,10 +29,8 @@ pub struct Reloader {
     pub config: Config,
     /// The certificates of the listener
     pub tls: Option<Tls>,
-    /// Who is let in
-    pub gate: GateFiles,
-    /// The rules of who may do what
-    pub rules: Option<Arc<RuleFile>>,
+    /// Who is let in, and who may do what
+    pub gate: Vec<Reloadable>,
     /// The log
     pub logs: LogHandle,
     /// Who is notified
@@ -62,12 +60,7 @@ impl Reloader {
         if let Some(tls) = &self.tls {
             files.extend(tls.files().map(Path::to_owned));
         }
-        files.extend(self.rules.iter().map(|rules| rules.path().to_owned()));
-        match &self.gate {
-            GateFiles::Htpasswd(htpasswd) => files.push(htpasswd.path().to_owned()),
-            GateFiles::None => {}
-            GateFiles::Token { paths, .. } => files.extend(paths.iter().cloned()),
-        }
+        files.extend(self.gate.iter().flat_map(Reloadable::paths).cloned());
         files
     }
 
@@ -81,38 +74,11 @@ impl Reloader {
             let tls = tls.clone();
             blocking(move || reload_tls(&tls)).await;
         }
-        if let Some(rules) = self.rules.clone()
-            && is_changed(rules.path())
-        {
-            blocking(move || match rules.reload() {
-                Ok(count) => tracing::info!(rules = count, "rules read again"),
-                Err(error) => tracing::error!("{error}; the rules that were in force stay so"),
-            })
-            .await;
-        }
-        match self.gate.clone() {
-            GateFiles::Htpasswd(htpasswd) if is_changed(htpasswd.path()) => {
-                blocking(move || match htpasswd.reload() {
-                    Ok(users) => tracing::info!(users, "users read again"),
-                    Err(error) => {
-                        tracing::error!("{error}; the users that were in force stay so");
-                    }
-                })
-                .await;
+        for file in &self.gate {
+            if file.paths().iter().any(|path| is_changed(path)) {
+                let file = file.clone();
+                blocking(move || file.reload()).await;
             }
-            GateFiles::Token {
-                authenticator,
-                paths,
-            } if paths.iter().any(|path| is_changed(path)) => {
-                blocking(move || match authenticator.reload() {
-                    Ok(()) => tracing::info!("keys of tokens read again"),
-                    Err(error) => {
-                        tracing::error!("{error}; the keys that were in force stay so");
-                    }
-                })
-                .await;
-            }
-            _ => {}
         }
     }
 
@@ -191,7 +157,7 @@ fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
 }
 
 /// Reads the certificates again, and says what came of it
-fn reload_tls(tls: &Tls) {
+pub(crate) fn reload_tls(tls: &Tls) {
     match tls.reload() {
         Ok(Reloaded::Changed) => tracing::info!("another certificate is in force"),
         Ok(Reloaded::Unchanged) => {}
@@ -203,7 +169,7 @@ fn reload_tls(tls: &Tls) {
 }
 
 /// Reads files where that holds nobody up
-async fn blocking(read: impl FnOnce() + Send + 'static) {
+pub(crate) async fn blocking(read: impl FnOnce() + Send + 'static) {
     // It fails only when `read` panics, and then the panic hook has said where.
     let _ = tokio::task::spawn_blocking(read).await;
 }

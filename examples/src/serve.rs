@@ -19,18 +19,21 @@ use tokio::task::AbortHandle;
 
 use crate::access_log::AccessLog;
 use crate::acme::{Acme, AcmeError};
-use crate::compose::{self, ComposeError, Gate};
+use crate::compose::{self, ComposeError};
 use crate::config::{
     self, Config, ConfigError, Driver, Identity, Network, Warning, hostname, listen_addresses,
     variables,
 };
 use crate::debug::DebugService;
+use crate::front::Front;
+use crate::gate::{self, Gate};
 use crate::health::{Health, HealthError};
 use crate::logging;
 use crate::metrics::Metrics;
 use crate::notifier::LateNotifier;
 use crate::purge;
 use crate::reload::Reloader;
+use crate::store_tags::StoreTags;
 
 /// How long the events of the last requests may take to be delivered at the end
 ///
@@ -72,8 +75,13 @@ impl Source {
 #[non_exhaustive]
 pub enum ServeError {
     /// No certificate can be ordered
-    #[error("`http.tls.letsencrypt`: {0}")]
-    Acme(#[from] AcmeError),
+    #[error("`{section}.letsencrypt`: {source}")]
+    Acme {
+        /// The section of TLS
+        section: &'static str,
+        /// Why not
+        source: AcmeError,
+    },
     /// A value cannot be put in force
     #[error(transparent)]
     Compose(#[from] ComposeError),
@@ -109,8 +117,13 @@ pub enum ServeError {
     #[error("cannot wait for signals: {0}")]
     Signal(#[source] io::Error),
     /// The certificate cannot be used
-    #[error("`http.tls`: {0}")]
-    Tls(#[from] TlsError),
+    #[error("`{section}`: {source}")]
+    Tls {
+        /// The section of TLS
+        section: &'static str,
+        /// Why not
+        source: TlsError,
+    },
     /// The socket cannot be listened on
     #[error(transparent)]
     Unix(#[from] UnixSocketError),
@@ -144,11 +157,13 @@ async fn serve_with(
 ) -> Result<(), ServeError> {
     // Everything that can be wrong in the configuration goes first, and the addresses before
     // the storage: a second registry started by mistake leaves the folder alone.
-    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())?;
-    let (tls, acme) = tls(config.http.tls.as_ref())?;
+    let tags = Arc::new(StoreTags::default());
+    let mut gate = Gate::open(&config, tags.clone())?;
+    let audit = compose::audit(config.registry.audit.as_ref())?;
+    let (tls, acme) = tls(config.http.tls.as_ref(), "http.tls")?;
     let endpoints = compose::endpoints(&config.notifications)?;
     let health_options = compose::health_options(&config.health)?;
-    let (listener, address) = listen(&config.http).await?;
+    let (listener, address) = listen(&config.http, "`--listen` or `http.addr`").await?;
     let debug = match &config.http.debug {
         Some(debug) => Some(bind(&debug.listen, "`http.debug.addr`").await?),
         None => None,
@@ -156,6 +171,7 @@ async fn serve_with(
 
     let metrics = Arc::new(Metrics::new(compose::driver_name(&config.storage.driver)));
     let store = compose::open_store(&config.storage, metrics.clone())?;
+    tags.set(store.clone());
     metrics.watch_hints(store.hint_counts());
     let readiness = Readiness::default();
     let trusted = health_options
@@ -177,6 +193,7 @@ async fn serve_with(
         None => NotifierStats::default(),
     });
 
+    gate.watch(&metrics, audit.clone());
     let mut observers: Vec<Arc<dyn Observer>> = vec![metrics.clone()];
     let writer = config.log.access.then(|| {
         let (log, writer) = AccessLog::with_options(io::stdout(), log_options);
@@ -185,10 +202,13 @@ async fn serve_with(
     });
     let events = Events::new(notifier.clone(), event_source(&address))
         .with_references(config.notifications.include_references);
-    let service = compose::service(&config, store.clone(), &gate, Arc::new(observers))?
+    let access = compose::access(&config, &gate)?;
+    let tokens = compose::token_service(&config, gate.tokens, &access);
+    let service = compose::service(&config, store.clone(), access, Arc::new(observers))?
         .readiness(readiness.clone())
         .events(events)
         .build();
+    let service = Front::new(service, tokens);
 
     let mut tasks = Tasks::default();
     if let Some(schedule) = compose::purge_schedule(&config.storage) {
@@ -229,7 +249,6 @@ async fn serve_with(
         config,
         tls: tls.clone(),
         gate: gate.files,
-        rules: gate.rules,
         logs,
         notifier: notifier.clone(),
     };
@@ -253,15 +272,21 @@ async fn serve_with(
     if let Some(writer) = writer {
         writer.join();
     }
+    if let Some(audit) = audit {
+        audit.flush();
+    }
     Ok(())
 }
 
 /// What runs beside the service, and ends with it
 #[derive(Debug, Default)]
-struct Tasks(Vec<AbortHandle>);
+pub(crate) struct Tasks(Vec<AbortHandle>);
 
 impl Tasks {
-    fn add<T: Send + 'static>(&mut self, task: impl Future<Output = T> + Send + 'static) {
+    pub(crate) fn add<T: Send + 'static>(
+        &mut self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) {
         self.0.push(tokio::spawn(task).abort_handle());
     }
 }
@@ -276,15 +301,18 @@ impl Drop for Tasks {
 
 /// Where the service is reached
 #[derive(Debug)]
-enum Address {
+pub(crate) enum Address {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
-async fn listen(http: &config::Http) -> Result<(Listener, Address), ServeError> {
+pub(crate) async fn listen(
+    http: &config::Http,
+    key: &'static str,
+) -> Result<(Listener, Address), ServeError> {
     match http.net {
         Network::Tcp => {
-            let (listener, address) = bind(&http.listen, "`--listen` or `http.addr`").await?;
+            let (listener, address) = bind(&http.listen, key).await?;
             Ok((listener.into(), Address::Tcp(address)))
         }
         Network::Unix => {
@@ -294,7 +322,10 @@ async fn listen(http: &config::Http) -> Result<(Listener, Address), ServeError> 
     }
 }
 
-async fn bind(listen: &str, key: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+pub(crate) async fn bind(
+    listen: &str,
+    key: &'static str,
+) -> Result<(TcpListener, SocketAddr), ServeError> {
     let addresses = listen_addresses(listen)?;
     let bound = async {
         let listener = TcpListener::bind(&addresses[..]).await?;
@@ -308,18 +339,25 @@ async fn bind(listen: &str, key: &'static str) -> Result<(TcpListener, SocketAdd
     })
 }
 
-fn tls(tls: Option<&config::Tls>) -> Result<(Option<Tls>, Option<Acme>), ServeError> {
+/// What listens with TLS; `section` is where the configuration has it
+pub(crate) fn tls(
+    tls: Option<&config::Tls>,
+    section: &'static str,
+) -> Result<(Option<Tls>, Option<Acme>), ServeError> {
     let Some(tls) = tls else {
         return Ok((None, None));
     };
     let (base, acme) = match &tls.identity {
         Identity::Files { certificate, key } => (TlsOptions::files(certificate, key), None),
         Identity::Acme(acme) => {
-            let acme = Acme::open(compose::acme_options(acme))?;
+            let acme = Acme::open(compose::acme_options(acme))
+                .map_err(|source| ServeError::Acme { section, source })?;
             (acme.tls_options(), Some(acme))
         }
     };
-    let tls = Tls::open(compose::tls_options(tls, base)?)?;
+    let options =
+        compose::tls_options(tls, base).map_err(|error| error.moved("http.tls", section))?;
+    let tls = Tls::open(options).map_err(|source| ServeError::Tls { section, source })?;
     for warning in tls.warnings(SystemTime::now()) {
         tracing::warn!("{warning}");
     }
@@ -380,10 +418,7 @@ fn announce(
     if config.storage.read_only {
         line("read-only: pushes and deletes are refused".to_owned());
     }
-    line(compose::describe_gate(&config.auth));
-    if let Some(rules) = &config.registry.access_rules {
-        line(format!("by the rules in {}", compose::whole(rules)));
-    }
+    gate::describe(config).into_iter().for_each(&mut line);
     if let (Address::Tcp(address), false) = (address, config.storage.read_only) {
         let host = reachable(*address);
         let prefix = config.http.prefix.trim_matches('/');
@@ -400,7 +435,7 @@ fn announce(
 }
 
 /// The address under which a client on this machine reaches the registry
-fn reachable(address: SocketAddr) -> String {
+pub(crate) fn reachable(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())
     } else {
@@ -410,7 +445,9 @@ fn reachable(address: SocketAddr) -> String {
 
 /// Resolves at the first SIGTERM or SIGINT, once `readiness` says so; at the second the process
 /// ends at once
-fn signals(readiness: Readiness) -> Result<(impl Future<Output = ()>, Signal), ServeError> {
+pub(crate) fn signals(
+    readiness: Readiness,
+) -> Result<(impl Future<Output = ()>, Signal), ServeError> {
     let install = |kind| signal(kind).map_err(ServeError::Signal);
     let mut terminate = install(SignalKind::terminate())?;
     let mut interrupt = install(SignalKind::interrupt())?;

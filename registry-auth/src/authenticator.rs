@@ -50,6 +50,14 @@ pub trait Authenticator: fmt::Debug + Send + Sync + 'static {
         self.authenticate(credentials).await
     }
 
+    /// Whether nobody else is to be asked about the password of this user name
+    ///
+    /// By default no name is owned. See [`Chain`](crate::Chain) for what follows from it.
+    fn owns(&self, user: &str) -> bool {
+        let _ = user;
+        false
+    }
+
     /// The `WWW-Authenticate` value with which a client is asked for credentials (RFC 9110,
     /// section 11.6.1)
     ///

@@ -14,8 +14,9 @@ use crate::principal::Principal;
 /// For operators: it may say what the one who asked may not know. Of any [`Decision`], whichever
 /// policy gave it. `Display` writes lines for people; the serialized form has these fields, always
 /// all of them: `principal` (`kind`, `name`, `roles`, `grants`), `access` (`action`, `repository`,
-/// `tag`, `digest`, `scope`), `allow`, `hidden`, `rule`, `reason`, `facts`, `missing`. What does
-/// not apply is null or empty.
+/// `tag`, `digest`, `scope`), `allow`, `hidden`, `rule`, `reason`, `remedy`, `facts`, `missing`.
+/// What does not apply is null or empty. The reason and the remedy are what the one who asked is
+/// told.
 ///
 /// # Examples
 ///
@@ -74,6 +75,7 @@ use crate::principal::Principal;
 /// verdict: deny
 /// rule:    default
 /// reason:  of `team/app` you may push only tags that match `v*`
+/// remedy:  log in with an account that may do it, or ask whoever runs this registry
 /// because: rule 1 of 2, `release`, is to allow
 ///          ada is `role:Publisher`
 ///          `team/app` matches `team/**`
@@ -86,6 +88,7 @@ use crate::principal::Principal;
 /// verdict: deny, as if it did not exist
 /// rule:    secret
 /// reason:  you may not push `team/secret:v1`
+/// remedy:  log in with an account that may do it, or ask whoever runs this registry
 /// because: rule 2 of 2, `secret`, is to deny
 ///          ada is `anyone`
 ///          `team/secret` matches `team/secret`
@@ -97,6 +100,7 @@ use crate::principal::Principal;
 /// verdict: deny
 /// rule:    default
 /// reason:  you may not push `elsewhere:v1`
+/// remedy:  log in with an account that may do it, or ask whoever runs this registry
 /// because: none of 2 rules is about ada and `repository:elsewhere:push`
 /// missing: a rule that allows ada `repository:elsewhere:push`
 /// ");
@@ -111,6 +115,7 @@ pub struct Explanation<'a> {
     hidden: bool,
     rule: &'a str,
     reason: &'a str,
+    remedy: Option<&'a str>,
     facts: &'a [Cow<'static, str>],
     missing: Option<&'a str>,
 }
@@ -125,6 +130,7 @@ impl<'a> Explanation<'a> {
             hidden: decision.is_hidden(),
             rule: decision.rule(),
             reason: decision.reason(),
+            remedy: decision.remedy(),
             facts: decision.facts(),
             missing: decision.missing(),
         }
@@ -143,6 +149,9 @@ impl fmt::Display for Explanation<'_> {
         line(f, "verdict:", verdict)?;
         line(f, "rule:", self.rule)?;
         line(f, "reason:", self.reason)?;
+        if let Some(remedy) = self.remedy {
+            line(f, "remedy:", remedy)?;
+        }
         for (number, fact) in self.facts.iter().enumerate() {
             line(f, if number == 0 { "because:" } else { "" }, fact)?;
         }
@@ -313,6 +322,7 @@ mod tests {
             .with_fact("one")
             .with_fact("two")
             .with_missing("three")
+            .with_remedy("four")
             .with_hidden();
         assert_eq!(
             serde_json::to_value(Explanation::new(&ada, &tag, &decision)).unwrap(),
@@ -324,6 +334,7 @@ mod tests {
                 "hidden": true,
                 "rule": "a-rule",
                 "reason": "no",
+                "remedy": "four",
                 "facts": ["one", "two"],
                 "missing": "three",
             })
@@ -341,6 +352,7 @@ mod tests {
                 "hidden": false,
                 "rule": "allow-all",
                 "reason": "this registry is open to everyone",
+                "remedy": null,
                 "facts": [],
                 "missing": null,
             })

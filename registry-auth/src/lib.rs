@@ -18,24 +18,37 @@
 //! ```
 
 pub mod acumos;
+pub mod audit;
 pub mod authenticator;
 pub mod both;
+pub mod certificate;
+pub mod chain;
 pub mod challenge;
 pub mod explain;
 pub mod htpasswd;
+#[cfg(feature = "http-client")]
+mod http_client;
+#[cfg(feature = "http-client")]
+mod invocation;
 pub mod policy;
 pub mod principal;
 pub mod request;
 pub mod rules;
+pub mod service_accounts;
 pub mod silly;
 pub mod token;
 
 pub use registry_core::{Access, Action, Resource};
 
+pub use crate::audit::{Audit, AuditRecord, Audited};
 pub use crate::authenticator::{
     Anyone, AuthenticateError, Authenticator, ChallengeReason, Credentials, Password,
 };
 pub use crate::both::Both;
+pub use crate::certificate::{
+    CertificateAuthenticator, CertificateKind, CertificateName, CertificateOptions,
+};
+pub use crate::chain::Chain;
 pub use crate::challenge::{Quoted, QuotedError};
 pub use crate::explain::Explanation;
 pub use crate::htpasswd::Htpasswd;
@@ -44,5 +57,8 @@ pub use crate::policy::{
 };
 pub use crate::principal::Principal;
 pub use crate::rules::RuleList;
+pub use crate::service_accounts::{
+    SecretDigest, SecretDigestError, ServiceAccount, ServiceAccountError, ServiceAccounts,
+};
 pub use crate::silly::Silly;
 pub use crate::token::{Granted, TokenAuthenticator, TokenOptions};

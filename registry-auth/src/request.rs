@@ -26,6 +26,14 @@ pub async fn on_behalf_of<F: Future>(name: Arc<str>, future: F) -> F::Output {
     NAME.scope(name, future).await
 }
 
+/// As [`on_behalf_of`], where there may be no request: for tasks that go on with what one began
+pub(crate) async fn maybe_on_behalf_of<F: Future>(name: Option<Arc<str>>, future: F) -> F::Output {
+    match name {
+        Some(name) => on_behalf_of(name, future).await,
+        None => future.await,
+    }
+}
+
 /// The name of the request on whose behalf this runs, if there is one
 pub fn name() -> Option<Arc<str>> {
     NAME.try_with(Arc::clone).ok()

@@ -10,7 +10,8 @@ use uuid::Uuid;
 use crate::body::{BodyError, ResponseBody};
 use crate::conditional;
 use crate::ranges::{Multipart, content_range};
-use crate::respond::{CONTENT_DIGEST, Cause, Failure, Reply};
+use crate::reply::{CONTENT_DIGEST, Reply};
+use crate::respond::{Cause, Failure};
 use crate::service::Call;
 
 /// Content under a digest never changes

@@ -27,6 +27,19 @@ pub(crate) fn loopback() -> Vec<IpNet> {
     ]
 }
 
+/// Whether who sent this request is believed what it says of others
+pub(crate) fn is_believed(parts: &Parts, trusted: &[IpNet]) -> bool {
+    match peer_of(parts) {
+        Some(peer) => is_in(trusted, peer),
+        None => parts.extensions.get::<UnixPeer>().is_some(),
+    }
+}
+
+fn peer_of(parts: &Parts) -> Option<IpAddr> {
+    let address = parts.extensions.get::<RemoteAddr>()?;
+    Some(address.0.ip().to_canonical())
+}
+
 /// Who asks, and by which URL, as far as it is known
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Client {
@@ -41,15 +54,8 @@ pub(crate) struct Client {
 impl Client {
     /// Reads what the connection and the headers of a request say
     pub(crate) fn of(parts: &Parts, trusted: &[IpNet]) -> Self {
-        let peer = parts
-            .extensions
-            .get::<RemoteAddr>()
-            .map(|address| address.0.ip().to_canonical());
-        let believed = match peer {
-            Some(peer) => is_in(trusted, peer),
-            None => parts.extensions.get::<UnixPeer>().is_some(),
-        };
-        if !believed {
+        let peer = peer_of(parts);
+        if !is_believed(parts, trusted) {
             return Self {
                 address: peer,
                 ..Self::default()

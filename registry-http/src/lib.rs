@@ -55,10 +55,13 @@
 //! [`ProxyService`] is another registry, seen through this crate's access control.
 //! [`TokenService`] is the token service to which such a registry can send its clients.
 //!
+//! [`AuthRequestService`] lets a web server such as nginx ask about each of its requests.
+//!
 //! What of the specification does not apply to this crate, and why, is in [`rows`].
 
 pub mod access;
 pub mod access_log;
+pub mod auth_request;
 mod blobs;
 pub mod body;
 mod compress;
@@ -73,9 +76,11 @@ pub mod location;
 pub mod manifest_urls;
 mod manifests;
 pub mod notifications;
+mod patience;
 pub mod proxy;
 mod ranges;
 pub mod readiness;
+mod reply;
 mod request_body;
 pub mod request_id;
 mod respond;
@@ -89,6 +94,7 @@ mod uploads;
 
 pub use crate::access::{AccessControl, Rate, RateLimits, SessionSecret};
 pub use crate::access_log::{AccessRecord, Observer};
+pub use crate::auth_request::{AuthRequestService, AuthRequestServiceBuilder};
 pub use crate::body::{BodyError, ResponseBody};
 pub use crate::events::{EventSink, EventSinkError, Events};
 pub use crate::listener::{Listener, RemoteAddr, UnixPeer};
@@ -97,6 +103,7 @@ pub use crate::manifest_urls::ManifestUrls;
 pub use crate::notifications::{Endpoint, Notifier, NotifierOptions};
 pub use crate::proxy::{
     ProxyService, ProxyServiceBuilder, Redirects, Upstream, UpstreamOptions, UpstreamTags,
+    UpstreamTagsBuilder,
 };
 pub use crate::readiness::Readiness;
 pub use crate::request_id::RequestId;

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::body::ResponseBody;
 use crate::compress;
-use crate::respond::{FILTERS_APPLIED, Failure, Reply};
+use crate::reply::{FILTERS_APPLIED, Reply};
+use crate::respond::Failure;
 use crate::service::Call;
 
 /// How many repositories are listed when the client names no number, as in distribution
@@ -116,7 +117,7 @@ pub(crate) async fn referrers(
     });
     let mut response = json(call, MediaType::OCI_INDEX.as_str(), list, next);
     if filter.is_some() {
-        crate::respond::set(response.headers_mut(), FILTERS_APPLIED, "artifactType");
+        crate::reply::set(response.headers_mut(), FILTERS_APPLIED, "artifactType");
     }
     Ok(response)
 }

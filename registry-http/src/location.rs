@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::uri::{Scheme, Uri};
 
 use crate::forwarded::Client;
-use crate::respond::set;
+use crate::reply::set;
 
 /// How a `Location` or a `Link` names its target
 ///

@@ -8,8 +8,9 @@ use registry_core::{
 
 use crate::body::ResponseBody;
 use crate::conditional;
+use crate::reply::{CONTENT_DIGEST, Reply, SUBJECT, TAG};
 use crate::request_body::RequestBody;
-use crate::respond::{CONTENT_DIGEST, Cause, Failure, Reply, SUBJECT, TAG};
+use crate::respond::{Cause, Failure};
 use crate::service::Call;
 
 /// Serves the stored bytes under the stored type, whatever `Accept` says

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use http::{Response, StatusCode, header};
 
 use crate::body::ResponseBody;
-use crate::respond::{RETRY_AFTER, Reply};
+use crate::reply::Reply;
+use crate::respond::RETRY_AFTER;
 
 /// A health check fails
 const FAILING: u8 = 1;

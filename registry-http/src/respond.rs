@@ -1,15 +1,14 @@
 //! From outcomes to responses: the one table of errors, statuses and codes
 
-use std::fmt::Display;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header;
 use http::{Response, StatusCode};
 use registry_auth::{AuthenticateError, AuthorizeError};
 use registry_core::manifest::ManifestError;
 use registry_core::media_type::MediaTypeError;
 use registry_core::range::ChunkRangeError;
-use registry_core::upload::{ChunkError, range_header};
+use registry_core::upload::ChunkError;
 use registry_core::{Digest, ErrorCode, ErrorDetail, ErrorResponse, RouteError};
 use registry_storage::{
     AppendError, BlobError, CompleteUploadError, DeleteBlobError, ManifestReadError,
@@ -22,76 +21,12 @@ use crate::events::EventSinkError;
 use crate::location::Prefix;
 use crate::manifest_urls::UrlRefused;
 use crate::proxy::UpstreamError;
+use crate::reply::{Reply, UploadState, set};
 use crate::request_body::RequestBodyError;
 use crate::request_id::RequestId;
 
-/// The header by which old clients know a registry
-pub(crate) const API_VERSION: HeaderName =
-    HeaderName::from_static("docker-distribution-api-version");
-/// The digest of what is served or was stored
-pub(crate) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-/// The id of an upload session
-pub(crate) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
-/// The filters that a list of referrers went through
-pub(crate) const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-/// The subject of a manifest that was stored
-pub(crate) const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
-/// The tags that were set besides the digest
-pub(crate) const TAG: HeaderName = HeaderName::from_static("oci-tag");
-
 /// When to try again after a failure that names no time of its own
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// A response under construction
-pub(crate) struct Reply {
-    response: Response<ResponseBody>,
-}
-
-impl Reply {
-    pub(crate) fn new(status: StatusCode) -> Self {
-        let mut response = Response::new(ResponseBody::default());
-        *response.status_mut() = status;
-        Self { response }
-    }
-
-    pub(crate) fn header(mut self, name: HeaderName, value: impl Display) -> Self {
-        set(self.response.headers_mut(), name, value);
-        self
-    }
-
-    pub(crate) fn body(mut self, body: impl Into<ResponseBody>) -> Response<ResponseBody> {
-        *self.response.body_mut() = body.into();
-        self.response
-    }
-
-    pub(crate) fn empty(self) -> Response<ResponseBody> {
-        self.response
-    }
-}
-
-/// Where an upload session stands
-#[derive(Debug)]
-pub(crate) struct UploadState {
-    /// The path to go on with. A path, not a URL: whatever host, port and scheme the client
-    /// used, behind whatever proxy, stays right.
-    pub(crate) location: String,
-    pub(crate) id: String,
-    pub(crate) offset: u64,
-}
-
-impl UploadState {
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        set(headers, header::LOCATION, &self.location);
-        set(headers, header::RANGE, range_header(self.offset));
-        set(headers, UPLOAD_UUID, &self.id);
-    }
-
-    pub(crate) fn reply(&self, status: StatusCode) -> Response<ResponseBody> {
-        let mut response = Reply::new(status).empty();
-        self.write(response.headers_mut());
-        response
-    }
-}
 
 /// Why a request did not succeed
 #[derive(Debug)]
@@ -319,6 +254,9 @@ impl Failure {
                 tracing::debug!(error, "it cannot be known now who asks");
             } else if matches!(storage_error(&cause), Some(StorageError::Busy { .. })) {
                 tracing::warn!(error, "another request holds what this one needs");
+            } else if matches!(cause, Cause::Upstream(UpstreamError::Busy)) {
+                // As many of these come as clients ask: whoever refuses them says so, now and then.
+                tracing::debug!(error, "a request was refused");
             } else {
                 tracing::error!(error, status = status.as_u16(), "a request failed");
             }
@@ -452,23 +390,13 @@ pub(crate) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// Sets a header, unless the value cannot stand in one
-pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Display) {
-    match HeaderValue::try_from(value.to_string()) {
-        Ok(value) => {
-            headers.insert(name, value);
-        }
-        // Only what an embedder's authenticator or old content brings can get here.
-        Err(_) => tracing::warn!(%name, "a header was left out, its value has control characters"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use registry_core::upload::UploadId;
     use registry_core::{ChunkRange, MediaType, RepositoryName, route};
 
     use super::*;
+    use crate::reply::UPLOAD_UUID;
 
     fn storage() -> Vec<(StorageError, &'static str)> {
         let key = || "a/b".to_owned();

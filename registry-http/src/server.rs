@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use http::{Extensions, Request, Response};
+use http::{Extensions, Request, Response, Version};
 use http_body::Body;
+use http_body_util::Either as Sent;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::listener::{Listener, Peer, Socket};
+use crate::patience::{Answers, Patient};
 use crate::tls::{self, Handshake, Tls};
 
 /// The longest pause of the accept loop when no connection can be accepted
@@ -70,6 +72,13 @@ pub struct ServeOptions {
     /// Those above it wait, unanswered, until one ends. Idle connections count, so that it
     /// should be well above the number of requests at a time.
     pub max_connections: Option<usize>,
+    /// How long a client may take nothing of an answer
+    ///
+    /// By default 5 minutes, as long as it may send nothing in the middle of a body. Then its
+    /// connection is closed, over HTTP/2 with all that is on it, and the answer is reported as not
+    /// complete. What counts is what the system takes: of a very slow client, whose share of its
+    /// buffers is not empty within that time, it looks like nothing.
+    pub write_patience: Duration,
 }
 
 /// Where a server speaks HTTP/2 beside HTTP/1
@@ -137,6 +146,13 @@ impl ServeOptions {
         self.max_connections = Some(max);
         self
     }
+
+    /// Sets [`ServeOptions::write_patience`]
+    #[must_use]
+    pub fn with_write_patience(mut self, patience: Duration) -> Self {
+        self.write_patience = patience;
+        self
+    }
 }
 
 impl Default for ServeOptions {
@@ -148,6 +164,7 @@ impl Default for ServeOptions {
             header_timeout: Duration::from_secs(60),
             http2: Http2::default(),
             max_connections: None,
+            write_patience: Duration::from_secs(5 * 60),
         }
     }
 }
@@ -344,16 +361,36 @@ where
         let service = self.service;
         let asked = Arc::new(AtomicBool::new(false));
         let asks = asked.clone();
+        let answers = Arc::new(Answers::default());
+        let watched = answers.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             asks.store(true, Ordering::Relaxed);
             request.extensions_mut().extend(extensions.clone());
-            service.call(request)
+            // Over HTTP/1, what the client does not take is what cannot be written.
+            let watched = (request.version() == Version::HTTP_2).then(|| watched.clone());
+            let answered = service.call(request);
+            async move {
+                let response = answered.await?;
+                Ok::<_, Infallible>(response.map(|body| match watched {
+                    Some(watched) if !body.is_end_stream() => Sent::Right(watched.watch(body)),
+                    _ => Sent::Left(body),
+                }))
+            }
         });
-        let connection = self
-            .builder
-            .serve_connection(TokioIo::new(io), service)
-            .into_owned();
-        let mut connection = pin!(watcher.watch(connection));
+        let write_patience = self.options.write_patience;
+        let io = TokioIo::new(Patient::new(io, write_patience));
+        let connection = self.builder.serve_connection(io, service).into_owned();
+        let connection = watcher.watch(connection);
+        let overdue = answers.overdue(write_patience);
+        let connection = async move {
+            match select(pin!(connection), pin!(overdue)).await {
+                Either::Left((result, _)) => result,
+                Either::Right(((), _)) => {
+                    Err("the client leaves an answer where it is for too long".into())
+                }
+            }
+        };
+        let mut connection = pin!(connection);
         // While the version of HTTP is not known yet, no timeout of either version runs.
         let result = match tokio::time::timeout(header_timeout, connection.as_mut()).await {
             Ok(result) => result,

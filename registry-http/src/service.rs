@@ -27,9 +27,10 @@ use crate::forwarded::{self, Client};
 use crate::location::{self, Locations, Prefix, Root};
 use crate::manifest_urls::ManifestUrls;
 use crate::readiness::Readiness;
+use crate::reply::{API_VERSION, Reply, set};
 use crate::request_body::RequestBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::respond::{API_VERSION, Cause, Failure, Reply, set};
+use crate::respond::{Cause, Failure};
 use crate::response_headers::ResponseHeaders;
 use crate::{blobs, lists, manifests, uploads};
 

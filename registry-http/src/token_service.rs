@@ -24,8 +24,9 @@ use crate::access::{AccessControl, Limits, TooMany};
 use crate::body::ResponseBody;
 use crate::credentials::credentials;
 use crate::forwarded::{self, Client};
+use crate::reply::{Reply, set};
 use crate::request_body::{RequestBody, RequestBodyError};
-use crate::respond::{RETRY_AFTER, Reply, set, whole_seconds};
+use crate::respond::{RETRY_AFTER, whole_seconds};
 
 /// The most bytes of a form, and of a query
 const MAX_FORM: usize = 64 * 1024;

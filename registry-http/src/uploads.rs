@@ -7,8 +7,9 @@ use registry_core::{Algorithm, ChunkRange, Digest, ErrorCode, RepositoryName, St
 use registry_storage::{AppendError, CompleteUploadError, Upload};
 
 use crate::body::ResponseBody;
+use crate::reply::{CONTENT_DIGEST, Reply, UPLOAD_UUID, UploadState};
 use crate::request_body::{RequestBody, RequestBodyError};
-use crate::respond::{CONTENT_DIGEST, Cause, Failure, Reply, UPLOAD_UUID, UploadState};
+use crate::respond::{Cause, Failure};
 use crate::service::Call;
 
 pub(crate) async fn start(

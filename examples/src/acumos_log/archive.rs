@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use jiff::ToSpan as _;
 use jiff::civil::Date;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -23,8 +25,8 @@ pub(super) struct Rolled {
 }
 
 impl Rolled {
-    /// The first of a day that there is no file of
-    pub(super) fn free(folder: &Path, name: &str, day: Date) -> Self {
+    /// The first of a day that there seems to be no file of
+    fn free(folder: &Path, name: &str, day: Date) -> Self {
         let number = files(folder, name)
             .into_iter()
             .filter(|file| file.rolled.day == day)
@@ -34,11 +36,6 @@ impl Rolled {
             day,
             number: number.unwrap_or(0),
         }
-    }
-
-    /// The name until it is compressed
-    pub(super) fn waiting(self, name: &str) -> String {
-        self.file(name, WAITING)
     }
 
     fn file(self, name: &str, ending: &str) -> String {
@@ -63,6 +60,53 @@ impl Rolled {
         // Not what only looks like one.
         (rolled.file(name, ending) == file).then_some((rolled, ending))
     }
+}
+
+/// Gives a file that is over its name among those of its day, which no other file has
+///
+/// Who calls this holds the lock of the file, but another process may have a lock of another one, or there may be
+/// no locks on this file system: what was put aside before is never replaced.
+pub(super) fn put_aside(folder: &Path, name: &str, day: Date, from: &Path) -> io::Result<()> {
+    let mut rolled = Rolled::free(folder, name, day);
+    loop {
+        match rename_new(from, &folder.join(rolled.file(name, WAITING))) {
+            // Taken since the folder was read.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                rolled.number = rolled.number.checked_add(1).ok_or(error)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Renames a file, unless there is one of the new name already
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // NFS and others know no such renaming, and old kernels neither.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_new(from, to),
+        result => Ok(result?),
+    }
+}
+
+/// As [`rename_new`], where a rename replaces
+fn link_new(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        // FAT and some network file systems have no links: what is left is to look, under the lock.
+        Err(error) if has_no_links(&error) => match fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(from, to),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn has_no_links(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::MLINK)
+    )
 }
 
 #[derive(Debug)]
@@ -190,6 +234,55 @@ mod tests {
         ] {
             assert_eq!(Rolled::parse(file, "docker-proxy"), None, "{file}");
         }
+    }
+
+    #[test]
+    fn what_was_put_aside_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |file: &str| folder.path().join(file);
+        let day = "2126-11-21".parse().unwrap();
+        fs::write(at("p.2126-11-21.log.zip"), "zip").unwrap();
+        fs::write(at("p.2126-11-21.1.log.rolled"), "first").unwrap();
+        fs::write(at("p.log"), "second").unwrap();
+        put_aside(folder.path(), "p", day, &at("p.log")).unwrap();
+        assert_eq!(
+            fs::read_to_string(at("p.2126-11-21.2.log.rolled")).unwrap(),
+            "second"
+        );
+        assert!(!at("p.log").exists());
+
+        // Each way to rename, where the name is taken and where it is not.
+        for rename in [rename_new, link_new] {
+            fs::write(at("p.log"), "third").unwrap();
+            let error = rename(&at("p.log"), &at("p.2126-11-21.1.log.rolled")).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(
+                fs::read_to_string(at("p.2126-11-21.1.log.rolled")).unwrap(),
+                "first"
+            );
+            assert_eq!(fs::read_to_string(at("p.log")).unwrap(), "third");
+            rename(&at("p.log"), &at("new")).unwrap();
+            assert_eq!(fs::read_to_string(at("new")).unwrap(), "third");
+            assert!(!at("p.log").exists());
+            fs::remove_file(at("new")).unwrap();
+        }
+
+        // Many at once, without a lock: each has a name of its own.
+        let threads: Vec<_> = (0..8)
+            .map(|number| {
+                let (folder, from) = (folder.path().to_owned(), at(&format!("from-{number}")));
+                std::thread::spawn(move || {
+                    for _ in 0..20 {
+                        fs::write(&from, "x").unwrap();
+                        put_aside(&folder, "q", day, &from).unwrap();
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(files(folder.path(), "q").len(), 160);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::archive::{self, Rolled};
+use super::archive;
 use crate::lines::Missing;
 
 /// How many bytes are gathered before they are written, if more lines wait
@@ -222,11 +222,10 @@ impl RollingFile {
         // Another process may share the folder, for a while at least when one version replaces
         // another. Where files cannot be locked, no two are expected.
         let _ = open.file.lock();
-        let rolled = Rolled::free(&self.folder, self.name, open.day);
         // Not a file that the other one began meanwhile.
         let ours = fs::metadata(self.path()).is_ok_and(|found| found.ino() == open.inode);
         let renamed = if ours && open.bytes > 0 {
-            fs::rename(self.path(), self.folder.join(rolled.waiting(self.name)))
+            archive::put_aside(&self.folder, self.name, open.day, &self.path())
         } else {
             Ok(())
         };
@@ -234,6 +233,8 @@ impl RollingFile {
             Ok(new) => {
                 // Where nothing can be renamed, the same file goes on.
                 self.open = Some(Open { day: today, ..new });
+                // Unlocked before it is compressed, for a lock says that somebody is at it.
+                drop(open);
                 self.tidy();
             }
             Err(error) => {
@@ -581,8 +582,9 @@ mod tests {
 
     #[test]
     fn two_processes_lose_no_line_to_each_other() {
+        // At the time it is: a file that seems to be a century old when the second process opens
+        // it would be removed.
         let mut bench = Bench::new();
-        bench.set("2126-11-21T00:00:00Z");
         bench.limits.bytes = PARTS << 30;
         let lines = 2000;
         let threads: Vec<_> = (0..2)

@@ -303,7 +303,7 @@ fn what_a_line_says_is_what_happened() {
             "{asked}"
         );
         assert_ne!(mdc(asked, "InvocationID"), mdc(entry, "InvocationID"));
-        assert!(mdc(answered, "InvokeTimestamp") < mdc(answered, "EntryTimestamp"));
+        assert!(mdc(answered, "InvokeTimestamp").as_deref() < answered.split('\t').next());
     }
     has(
         answered[1],

@@ -1,17 +1,22 @@
 //! `registry`: a container registry on a folder
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use registry_auth::htpasswd::{Entry, File, LoadError};
-use registry_auth::{Access, Action, Explanation, Password, Principal, Resource};
-use registry_core::{Digest, RepositoryName, Tag};
-use registry_examples::compose::Gate;
+use registry_examples::compose;
 use registry_examples::config::{self, variables};
+use registry_examples::directory::DirectoryArguments;
+use registry_examples::explain::Question;
+use registry_examples::gate::Gate;
+use registry_examples::metrics::Metrics;
+use registry_examples::password;
 use registry_examples::serve::{self, Source};
+use registry_examples::store_tags::StoreTags;
 
 /// A container registry on a folder, in distribution's layout
 #[derive(Parser)]
@@ -31,6 +36,8 @@ enum Command {
     /// Ask who may do what
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Fill and change a database of accounts, solutions, catalogues and rights
+    Directory(DirectoryArguments),
     /// Add a user to a file of users, or change the password; it is read from standard input
     Htpasswd(HtpasswdArguments),
     /// Print the version
@@ -74,34 +81,8 @@ struct ExplainArguments {
     /// The configuration file; without one, what the environment says
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Who; without one, someone who is not logged in
-    #[arg(long)]
-    user: Option<String>,
-    /// A role of the user; may be given several times
-    #[arg(long, value_name = "ROLE", requires = "user")]
-    role: Vec<String>,
-    /// Does what: pull, push or delete; without a repository, list all of them
-    #[arg(long, value_enum, default_value_t = ExplainAction::Pull)]
-    action: ExplainAction,
-    /// In which repository
-    #[arg(long, value_name = "NAME")]
-    repo: Option<RepositoryName>,
-    /// Of which tag
-    #[arg(long, requires = "repo", conflicts_with = "digest")]
-    tag: Option<Tag>,
-    /// Of which content
-    #[arg(long, requires = "repo")]
-    digest: Option<Digest>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum ExplainAction {
-    Delete,
-    Pull,
-    Push,
+    #[command(flatten)]
+    question: Question,
 }
 
 #[derive(clap::Args)]
@@ -144,6 +125,10 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Command::Directory(arguments) => arguments
+            .run()
+            .map_err(|error| error.to_string())
+            .and_then(|text| print(&text)),
         Command::Htpasswd(arguments) => htpasswd(&arguments),
         Command::Version => print(&format!("registry {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {
@@ -188,50 +173,29 @@ fn check(file: Option<PathBuf>) -> Result<(), String> {
 
 /// Prints a decision, and gives whether it is an allow
 fn explain(arguments: ExplainArguments) -> Result<bool, String> {
-    let (config, _) = config::Config::load(arguments.config.as_deref(), variables())
+    let (mut config, _) = config::Config::load(arguments.config.as_deref(), variables())
         .map_err(|error| error.to_string())?;
-    let gate = Gate::open(&config.auth, config.registry.access_rules.as_deref())
-        .map_err(|error| error.to_string())?;
-    let principal = match arguments.user {
-        Some(user) => Principal::user(user).with_roles(arguments.role),
-        None => Principal::Anonymous,
-    };
-    let reference = match (arguments.tag, arguments.digest) {
-        (Some(tag), _) => Some(tag.into()),
-        (None, Some(digest)) => Some(digest.into()),
-        (None, None) => None,
-    };
-    let access = match arguments.repo {
-        Some(name) => Access {
-            resource: Resource::Repository(name),
-            action: match arguments.action {
-                ExplainAction::Delete => Action::Delete,
-                ExplainAction::Pull => Action::Pull,
-                ExplainAction::Push => Action::Push,
-            },
-            reference,
-        },
-        None => Access {
-            resource: Resource::Catalog,
-            action: Action::All,
-            reference: None,
-        },
-    };
+    // No token is asked for here, and to open its issuer may make a key.
+    config.registry.tokens = None;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let decision = runtime
-        .block_on(gate.authorizer.authorize(&principal, &access))
-        .map_err(|error| format!("{error} ({})", error.cause))?;
-    let explanation = Explanation::new(&principal, &access, &decision);
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&explanation).map_err(|error| error.to_string())?
-    } else {
-        explanation.to_string()
+    let tags = Arc::new(StoreTags::default());
+    let gate = {
+        let _entered = runtime.enter();
+        Gate::open(&config, tags.clone()).map_err(|error| error.to_string())?
     };
-    print(&format!("{}\n", text.trim_end()))?;
-    Ok(decision.is_allow())
+    // Only content is looked up in the storage, which need not be there for the rest.
+    if arguments.question.digest.is_some() {
+        let name = compose::driver_name(&config.storage.driver);
+        let store = compose::open_store(&config.storage, Arc::new(Metrics::new(name)))
+            .map_err(|error| error.to_string())?;
+        tags.set(store);
+    }
+    let answer = runtime.block_on(arguments.question.ask(gate.explainer.as_ref()))?;
+    print(&answer.text)?;
+    Ok(answer.allow)
 }
 
 fn htpasswd(arguments: &HtpasswdArguments) -> Result<(), String> {
@@ -253,35 +217,12 @@ fn htpasswd(arguments: &HtpasswdArguments) -> Result<(), String> {
             .ok_or_else(|| format!("`{}` has no user `{user}`", path.display()))?;
         (without, "removed from")
     } else {
-        let entry = Entry::new(user, &read_password(user)?, *cost);
+        let entry = Entry::new(user, &password::read(user)?, *cost);
         let file = file.with(entry.map_err(|error| error.to_string())?);
         (file, if known { "changed in" } else { "added to" })
     };
     file.save(path).map_err(|error| error.to_string())?;
     print(&format!("{user} {done} {}\n", path.display()))
-}
-
-/// Reads a password: one line of standard input
-fn read_password(user: &str) -> Result<Password, String> {
-    let mut input = io::stdin().lock();
-    if input.is_terminal() {
-        // What is typed is seen: turning that off takes more than a password is worth here.
-        eprintln!("password of {user} (it is shown; or send it by a pipe):");
-    }
-    let mut bytes = Vec::new();
-    // One line, and a little more than the longest that is taken.
-    for byte in input.by_ref().take(4096).bytes() {
-        match byte.map_err(|error| format!("cannot read the password: {error}"))? {
-            b'\n' => break,
-            byte => bytes.push(byte),
-        }
-    }
-    if bytes.last() == Some(&b'\r') {
-        bytes.pop();
-    }
-    String::from_utf8(bytes)
-        .map(Password::new)
-        .map_err(|_| "expected a password in UTF-8 on standard input".to_owned())
 }
 
 /// Prints; a reader that has gone is no error

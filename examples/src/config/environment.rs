@@ -187,7 +187,7 @@ fn set_item(
 }
 
 /// The entry of a mapping, made if need be; nothing where there is no mapping
-fn entry<'a>(node: &'a mut Node, name: &str, origin: &Origin) -> Option<&'a mut Node> {
+pub(super) fn entry<'a>(node: &'a mut Node, name: &str, origin: &Origin) -> Option<&'a mut Node> {
     if matches!(node.value, Value::Null) {
         node.value = Value::Map(Vec::new());
     }

@@ -241,9 +241,16 @@ pub(crate) const KEYS: &[Key] = &[
     key("auth.silly.{realm,service}", Text, Honoured),
     key("auth.htpasswd.{realm,path}", Text, Honoured),
     key(
-        "auth.token.{realm,service,issuer,rootcertbundle,jwks}",
+        "auth.token.{realm,service,issuer,rootcertbundle}",
         Text,
         Honoured,
+    ),
+    key(
+        "auth.token.jwks",
+        Text,
+        Differently(
+            "a file or, unlike in distribution, an `https://` URL that is fetched again and again",
+        ),
     ),
     key("auth.token.signingalgorithms", Texts, Honoured),
     key(
@@ -292,7 +299,10 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "http.secret",
         Text,
-        Ignored("there is nothing to sign: the state of an upload is kept in the storage"),
+        Differently(
+            "seals upload sessions, so that an upload goes on when a token expires meanwhile; of at \
+             least 16 bytes, and the same for all replicas",
+        ),
     ),
     key(
         "http.relativeurls",
@@ -461,7 +471,114 @@ pub(crate) const KEYS: &[Key] = &[
     key("registry.manifestlimit", Number, Honoured),
     key("registry.trustedproxies", Texts, Honoured),
     key("registry.draindelay", Duration, Honoured),
-    key("registry.access.rules", Text, Honoured),
+    key(
+        "registry.access.rules",
+        Text,
+        Differently("with `registry.access.acumos` too, both must allow"),
+    ),
+    key("registry.access.acumos.{file,database}", Text, Honoured),
+    key(
+        "registry.access.acumos.services.cds.{url,user,password,passwordfile,cafile,version}",
+        Text,
+        Honoured,
+    ),
+    key(
+        "registry.access.acumos.services.lum.{url,cafile,instance}",
+        Text,
+        Honoured,
+    ),
+    key(
+        "registry.access.acumos.services.timeout",
+        Duration,
+        Honoured,
+    ),
+    key(
+        "registry.access.acumos.cache.{account,solution,revisions,right,negative,honour}",
+        Duration,
+        Differently(
+            "only `services` are remembered; `honour` is for how long when they cannot be reached",
+        ),
+    ),
+    key("registry.access.acumos.timeout", Duration, Honoured),
+    key("registry.access.acumos.adminrole", Text, Honoured),
+    key("registry.access.acumos.coownerpush", Flag, Honoured),
+    key(
+        "registry.access.acumos.serviceaccounts.role",
+        Text,
+        Honoured,
+    ),
+    key(
+        "registry.access.acumos.serviceaccounts.{names,actions}",
+        Texts,
+        Honoured,
+    ),
+    key("registry.auth.acumos.realm", Text, Honoured),
+    key(
+        "registry.auth.acumos.secrets",
+        Choice(&["password", "token", "both"]),
+        Differently("with `services`; a file or a database has passwords only"),
+    ),
+    key(
+        "registry.auth.acumos.{remember,block}",
+        Duration,
+        Differently("with `services`"),
+    ),
+    key(
+        "registry.auth.acumos.attempts",
+        Number,
+        Differently("with `services`"),
+    ),
+    key(
+        "registry.auth.token.cafile",
+        Text,
+        Differently("the authorities of the URL `auth.token.jwks`; those of the system without it"),
+    ),
+    key("registry.auth.accounts.{realm,path}", Text, Honoured),
+    key(
+        "registry.auth.certificates.name",
+        Choice(&["commonname", "dns", "email", "uri"]),
+        Honoured,
+    ),
+    key(
+        "registry.auth.certificates.kind",
+        Choice(&["user", "service"]),
+        Honoured,
+    ),
+    key("registry.auth.certificates.rolesfromunits", Flag, Honoured),
+    key("registry.access.hide", Flag, Honoured),
+    key(
+        "registry.access.audit",
+        Text,
+        Differently("a file, `stdout` or `stderr`; a JSON object a line for each decision"),
+    ),
+    key(
+        "registry.limits.{users,addresses}.{requests,failures,pulls}",
+        Text,
+        Differently("such as `100/m`, `100/6h` or `10/s burst 200`; what is over gets 429"),
+    ),
+    key("registry.tokens.services", Texts, Honoured),
+    key(
+        "registry.tokens.realm",
+        Text,
+        Differently("`registry.tokens.path` at `http.host` without it"),
+    ),
+    key(
+        "registry.tokens.key",
+        Text,
+        Differently(
+            "made at the first start if it is not there, with its certificate if that is named",
+        ),
+    ),
+    key(
+        "registry.tokens.{issuer,certificates,formerkeys,path,keyspath}",
+        Text,
+        Honoured,
+    ),
+    key(
+        "registry.tokens.{lifetime,refreshlifetime}",
+        Duration,
+        Honoured,
+    ),
     key("registry.notifications.outbox.directory", Text, Honoured),
     key("registry.notifications.outbox.maxbytes", Number, Honoured),
     key("registry.reload.interval", Duration, Honoured),

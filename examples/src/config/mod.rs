@@ -11,26 +11,35 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+pub mod acumos;
 #[cfg(test)]
 mod documented;
 mod duration;
 mod environment;
 mod keys;
+mod limits;
+pub mod proxy;
 mod read;
 mod render;
 mod schema;
 mod secret;
+mod section;
 mod sections;
+mod tokens;
 mod tree;
 mod value;
 
+pub use self::acumos::Acumos;
+pub use self::limits::{Limit, Limited, Limits};
 pub use self::render::{check, markdown};
-pub use self::secret::{Headers, Url};
+pub use self::secret::{Headers, Secret, Url};
 pub use self::sections::{
-    Acme, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
-    Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox, Own, Pace,
-    Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token, UploadPurge, Validation,
+    Acme, Audit, Auth, Catalog, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter,
+    Health, Http, HttpCheck, Identity, Level, Log, ManifestUrls, Network, Notifications, Outbox,
+    Own, Pace, Programs, Storage, StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys,
+    UploadPurge, Validation,
 };
+pub use self::tokens::Tokens;
 pub use self::tree::Origin;
 
 use self::tree::{Node, Value};
@@ -235,9 +244,14 @@ fn read_file(path: &Path) -> Result<String, ConfigError> {
 ///
 /// Unlike [`std::env::vars`] it does not end the process over a variable that is not Unicode.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| {
+    variables_of(environment::PREFIX)
+}
+
+/// Those whose names begin with `prefix`
+fn variables_of(prefix: &'static str) -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(move |(name, value)| {
         let name = name.into_string().ok()?;
-        name.starts_with(environment::PREFIX)
+        name.starts_with(prefix)
             .then(|| (name, value.to_string_lossy().into_owned()))
     })
 }

@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use regex::Regex;
+use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
+use super::acumos;
+use super::limits;
+use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Headers, Health,
-    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Origin, Pace, StorageCheck,
-    TcpCheck, Tls, TlsVersion, Token, UploadPurge, Url, Warning,
+    Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
+    HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, Programs, Secret,
+    StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -35,147 +40,6 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
     }
     own(&root.section("registry"), &mut config.registry)?;
     Ok((config, warnings))
-}
-
-/// A mapping with its path, read key by key; one that is absent is empty
-struct Section<'a> {
-    node: Option<&'a Node>,
-    path: String,
-}
-
-impl<'a> Section<'a> {
-    fn new(node: &'a Node, path: &str) -> Self {
-        Self {
-            node: Some(node),
-            path: path.to_owned(),
-        }
-    }
-
-    fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    fn node(&self, key: &str) -> Option<&'a Node> {
-        self.node?.child(key)
-    }
-
-    /// A section below
-    fn section(&self, key: &str) -> Self {
-        Self {
-            node: self.node(key),
-            path: self.path(key),
-        }
-    }
-
-    /// The sections of a list
-    fn sections(&self, key: &str) -> Vec<Self> {
-        let items = self.node(key).map(Node::items).unwrap_or_default();
-        items
-            .iter()
-            .enumerate()
-            .map(|(index, node)| {
-                let path = self.path(&format!("{key}[{}]", node.label(index)));
-                Self::new(node, &path)
-            })
-            .collect()
-    }
-
-    fn read<T>(
-        &self,
-        key: &str,
-        read: impl FnOnce(&Node) -> Result<T, Problem>,
-    ) -> Result<Option<T>, Problem> {
-        self.node(key)
-            .map(|node| read(node).map_err(|problem| problem.of(&self.path(key))))
-            .transpose()
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>, Problem> {
-        self.read(key, value::flag)
-    }
-
-    fn number(&self, key: &str) -> Result<Option<i64>, Problem> {
-        self.read(key, value::number)
-    }
-
-    fn duration(&self, key: &str) -> Result<Option<Duration>, Problem> {
-        self.read(key, value::duration)
-    }
-
-    /// A duration that something happens once in; zero is what is not set, as in distribution
-    fn interval(&self, key: &str) -> Result<Option<Duration>, Problem> {
-        Ok(self.duration(key)?.filter(|duration| !duration.is_zero()))
-    }
-
-    /// Text; an empty one is what is not set, as in distribution
-    fn text(&self, key: &str) -> Result<Option<String>, Problem> {
-        Ok(self.read(key, value::text)?.filter(|text| !text.is_empty()))
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<String>, Problem> {
-        Ok(self.read(key, value::texts)?.unwrap_or_default())
-    }
-
-    fn paths(&self, key: &str) -> Result<Vec<PathBuf>, Problem> {
-        Ok(self.texts(key)?.into_iter().map(PathBuf::from).collect())
-    }
-
-    fn headers(&self, key: &str) -> Result<Headers, Problem> {
-        Ok(self.read(key, value::headers)?.unwrap_or_default())
-    }
-
-    fn url(&self, key: &str) -> Result<Option<Url>, Problem> {
-        self.text(key)?
-            .map(|text| {
-                text.parse().map_err(|error: String| {
-                    self.problem(key, format!("expected a URL, but it is {error}"))
-                })
-            })
-            .transpose()
-    }
-
-    /// A number of times, of which there is at least one; zero is what is not set
-    fn times(&self, key: &str) -> Result<Option<u32>, Problem> {
-        self.number(key)?
-            .filter(|number| *number != 0)
-            .map(|number| {
-                u32::try_from(number).map_err(|_| {
-                    self.problem(key, format!("expected a number of times, got {number}"))
-                })
-            })
-            .transpose()
-    }
-
-    /// What must be there
-    fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, Problem> {
-        value.ok_or_else(|| Problem {
-            origin: self.origin(key),
-            text: format!("`{}` needs `{key}`, which is not set", self.path),
-        })
-    }
-
-    fn needed_text(&self, key: &str) -> Result<String, Problem> {
-        let text = self.text(key)?;
-        self.needed(key, text)
-    }
-
-    /// What is wrong with a value
-    fn problem(&self, key: &str, text: impl Into<String>) -> Problem {
-        Problem {
-            origin: self.origin(key),
-            text: text.into(),
-        }
-        .of(&self.path(key))
-    }
-
-    /// The place of a key, or of the section where it is not
-    fn origin(&self, key: &str) -> Option<Origin> {
-        self.node(key).or(self.node).map(|node| node.origin.clone())
-    }
 }
 
 fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
@@ -291,7 +155,7 @@ fn token(section: &Section<'_>) -> Result<Token, Problem> {
         service: section.needed_text("service")?,
         issuer: section.needed_text("issuer")?,
         root_cert_bundle: section.text("rootcertbundle")?.map(PathBuf::from),
-        jwks: section.text("jwks")?.map(PathBuf::from),
+        jwks: token_keys(section)?,
         signing_algorithms: section.texts("signingalgorithms")?,
     };
     if token.root_cert_bundle.is_none() && token.jwks.is_none() {
@@ -302,6 +166,19 @@ fn token(section: &Section<'_>) -> Result<Token, Problem> {
         });
     }
     Ok(token)
+}
+
+/// A path, as in distribution, or a URL, which could hardly be one
+fn token_keys(section: &Section<'_>) -> Result<Option<TokenKeys>, Problem> {
+    let text = section.text("jwks")?;
+    let starts = |scheme: &str| {
+        let start = text.as_deref().and_then(|text| text.get(..scheme.len()));
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    Ok(match starts("http://") || starts("https://") {
+        true => section.url("jwks")?.map(TokenKeys::Url),
+        false => text.map(|path| TokenKeys::File(path.into())),
+    })
 }
 
 fn http(
@@ -330,32 +207,23 @@ fn http(
     if let Some(timeout) = section.interval("draintimeout")? {
         http.drain_timeout = timeout;
     }
+    if let Some(secret) = section.text("secret")? {
+        if secret.len() < LEAST_SECRET {
+            warnings.push(Warning {
+                keys: vec!["http.secret".to_owned()],
+                origin: section.origin("secret"),
+                what: format!(
+                    "it has fewer than {LEAST_SECRET} bytes, which can be guessed; upload \
+                     sessions are sealed with a random one instead, which replicas do not share"
+                ),
+            });
+        } else {
+            http.secret = Some(Secret::Text(secret));
+        }
+    }
     http.tls = tls(&section.section("tls"), warnings)?;
     http.headers = section.headers("headers")?;
-    let debug = section.section("debug");
-    let prometheus = debug.section("prometheus");
-    let path = prometheus
-        .text("path")?
-        .unwrap_or_else(|| "/metrics".to_owned());
-    if !path.starts_with('/') {
-        return Err(prometheus.problem("path", "expected a path such as `/metrics`"));
-    }
-    let metrics = prometheus.flag("enabled")?.unwrap_or(false).then_some(path);
-    http.debug = match debug.text("addr")? {
-        Some(listen) => Some(Debug {
-            listen,
-            prometheus: metrics,
-        }),
-        None if metrics.is_some() => {
-            warnings.push(Warning {
-                keys: vec!["http.debug.prometheus.enabled".to_owned()],
-                origin: prometheus.origin("enabled"),
-                what: "metrics are served on `http.debug.addr`, which is not set".to_owned(),
-            });
-            None
-        }
-        None => None,
-    };
+    http.debug = debug(&section.section("debug"), warnings)?;
     if let Some(disabled) = section.section("http2").flag("disabled")? {
         http.http2 = !disabled;
     }
@@ -363,6 +231,42 @@ fn http(
         http.h2c = enabled;
     }
     Ok(())
+}
+
+/// The shortest secret that is taken, in bytes
+const LEAST_SECRET: usize = 16;
+
+/// Reads `debug`
+pub(super) fn debug(
+    section: &Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Debug>, Problem> {
+    let prometheus = section.section("prometheus");
+    let path = prometheus
+        .text("path")?
+        .unwrap_or_else(|| "/metrics".to_owned());
+    if !path.starts_with('/') {
+        return Err(prometheus.problem("path", "expected a path such as `/metrics`"));
+    }
+    let metrics = prometheus.flag("enabled")?.unwrap_or(false).then_some(path);
+    Ok(match section.text("addr")? {
+        Some(listen) => Some(Debug {
+            listen,
+            prometheus: metrics,
+        }),
+        None if metrics.is_some() => {
+            warnings.push(Warning {
+                keys: vec![prometheus.path("enabled")],
+                origin: prometheus.origin("enabled"),
+                what: format!(
+                    "metrics are served on `{}`, which is not set",
+                    section.path("addr")
+                ),
+            });
+            None
+        }
+        None => None,
+    })
 }
 
 /// A path that begins and ends with `/`
@@ -419,7 +323,11 @@ const WEAK_SUITES: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
 ];
 
-fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>, Problem> {
+/// Reads `tls`
+pub(super) fn tls(
+    section: &Section<'_>,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Tls>, Problem> {
     let letsencrypt = section.section("letsencrypt");
     let identity = match (section.text("certificate")?, section.text("key")?) {
         (Some(certificate), Some(key)) => {
@@ -427,7 +335,10 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
                 warnings.push(Warning {
                     keys: vec![letsencrypt.path.clone()],
                     origin: letsencrypt.node.map(|node| node.origin.clone()),
-                    what: "`http.tls.certificate` is used instead, as in distribution".to_owned(),
+                    what: format!(
+                        "`{}` is used instead, as in distribution",
+                        section.path("certificate")
+                    ),
                 });
             }
             Identity::Files {
@@ -448,8 +359,10 @@ fn tls(section: &Section<'_>, warnings: &mut Vec<Warning>) -> Result<Option<Tls>
                 // Serving in the clear what was meant to be encrypted is no way to go on.
                 return Err(Problem {
                     origin: section.origin("certificate"),
-                    text: "`http.tls` needs `certificate` and `key`, or `letsencrypt.cachefile`"
-                        .to_owned(),
+                    text: format!(
+                        "`{}` needs `certificate` and `key`, or `letsencrypt.cachefile`",
+                        section.path
+                    ),
                 });
             }
             None => return Ok(None),
@@ -611,7 +524,8 @@ fn notifications(section: &Section<'_>) -> Result<Notifications, Problem> {
     Ok(notifications)
 }
 
-fn health(section: &Section<'_>) -> Result<Health, Problem> {
+/// Reads `health`
+pub(super) fn health(section: &Section<'_>) -> Result<Health, Problem> {
     let storage = section.section("storagedriver");
     let mut health = Health::default();
     let storage_pace = pace(&storage)?;
@@ -713,22 +627,8 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
-    if section.node("trustedproxies").is_some() {
-        own.trusted_proxies = section
-            .texts("trustedproxies")?
-            .iter()
-            .map(|text| {
-                let address = text.parse::<IpAddr>().map(IpNet::from);
-                address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-                    section.problem(
-                        "trustedproxies",
-                        format!(
-                            "expected addresses such as `10.0.0.1` or `10.0.0.0/8`, got `{text}`"
-                        ),
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?;
+    if let Some(networks) = networks(section, "trustedproxies")? {
+        own.trusted_proxies = networks;
     }
     let outbox = section.section("notifications").section("outbox");
     own.outbox.directory = outbox.text("directory")?.map(PathBuf::from);
@@ -744,7 +644,27 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
                 )
             })?;
     }
-    own.access_rules = section.section("access").text("rules")?.map(PathBuf::from);
+    let access = section.section("access");
+    own.access_rules = access.text("rules")?.map(PathBuf::from);
+    own.acumos = acumos::read(&access, &section.section("auth"))?;
+    let auth = section.section("auth");
+    let accounts = auth.section("accounts");
+    if accounts.node.is_some() {
+        own.accounts = Some(Programs::File {
+            realm: accounts
+                .text("realm")?
+                .unwrap_or_else(|| "Registry".to_owned()),
+            path: accounts.needed_text("path")?.into(),
+        });
+    }
+    own.token_ca_file = auth.section("token").text("cafile")?.map(PathBuf::from);
+    own.certificates = certificates(&auth.section("certificates"))?;
+    if let Some(hide) = access.flag("hide")? {
+        own.hide = hide;
+    }
+    own.audit = audit(&access)?;
+    own.limits = limits::read(&section.section("limits"))?;
+    own.tokens = tokens::read(&section.section("tokens"))?;
     if let Some(delay) = section.duration("draindelay")? {
         own.drain_delay = delay;
     }
@@ -752,4 +672,60 @@ fn own(section: &Section<'_>, own: &mut sections::Own) -> Result<(), Problem> {
         own.reload_interval = interval;
     }
     Ok(())
+}
+
+/// What stands under `audit`
+pub(super) fn audit(section: &Section<'_>) -> Result<Option<Audit>, Problem> {
+    Ok(section.text("audit")?.map(|at| match at.as_str() {
+        "stdout" => Audit::Stdout,
+        "stderr" => Audit::Stderr,
+        _ => Audit::File(at.into()),
+    }))
+}
+
+pub(super) fn certificates(section: &Section<'_>) -> Result<Option<CertificateOptions>, Problem> {
+    if section.node.is_none() {
+        return Ok(None);
+    }
+    let mut options = CertificateOptions::default();
+    if let Some(name) = section.text("name")? {
+        options.name = match name.to_ascii_lowercase().as_str() {
+            "dns" => CertificateName::Dns,
+            "email" => CertificateName::Email,
+            "uri" => CertificateName::Uri,
+            _ => CertificateName::CommonName,
+        };
+    }
+    if let Some(kind) = section.text("kind")? {
+        options.kind = match kind.eq_ignore_ascii_case("service") {
+            true => CertificateKind::Service,
+            false => CertificateKind::User,
+        };
+    }
+    if let Some(are_roles) = section.flag("rolesfromunits")? {
+        options.roles_from_units = are_roles;
+    }
+    Ok(Some(options))
+}
+
+/// Addresses, and networks of them
+pub(super) fn networks(section: &Section<'_>, key: &str) -> Result<Option<Vec<IpNet>>, Problem> {
+    if section.node(key).is_none() {
+        return Ok(None);
+    }
+    let read = |text: &String| {
+        let address = text.parse::<IpAddr>().map(IpNet::from);
+        address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+            section.problem(
+                key,
+                format!("expected addresses such as `10.0.0.1` or `10.0.0.0/8`, got `{text}`"),
+            )
+        })
+    };
+    section
+        .texts(key)?
+        .iter()
+        .map(read)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }

@@ -3,14 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
+use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::acumos;
 use super::keys::{Fate, KEYS, expand};
+use super::limits;
 use super::secret::HIDDEN;
+use super::tokens;
 use super::{
-    Auth, ClientAuth, Config, ConfigError, Driver, Endpoint, Formatter, Headers, Health, Http,
-    Identity, Level, Loaded, ManifestUrls, Network, Pace, Tls, TlsVersion, duration,
+    Audit, Auth, ClientAuth, Config, ConfigError, Debug, Driver, Endpoint, Formatter, Headers,
+    Health, Http, Identity, Level, Loaded, ManifestUrls, Network, Pace, Programs, Tls, TlsVersion,
+    TokenKeys, duration,
 };
 
 /// What a file and the environment put in force: YAML with every default filled in, secrets
@@ -86,13 +91,17 @@ pub(crate) fn yaml(config: &Config) -> String {
         ),
         ("registry", own(config)),
     ]);
-    let body = serde_saphyr::to_string(&sections)
-        .expect("text, numbers, lists and maps with text for keys can all be written as YAML");
-    format!("version: 0.1\n{body}")
+    format!("version: 0.1\n{}", write(&sections))
+}
+
+/// The YAML of it
+pub(super) fn write(out: &Out) -> String {
+    serde_saphyr::to_string(out)
+        .expect("text, numbers, lists and maps with text for keys can all be written as YAML")
 }
 
 /// What can be written
-enum Out {
+pub(super) enum Out {
     Flag(bool),
     Number(u64),
     Text(String),
@@ -101,7 +110,7 @@ enum Out {
 }
 
 impl Out {
-    fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
+    pub(super) fn map<const N: usize>(entries: [(&str, Self); N]) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -111,7 +120,7 @@ impl Out {
     }
 
     /// A map of those entries that there are
-    fn some<const N: usize>(entries: [(&str, Option<Self>); N]) -> Self {
+    pub(super) fn some<const N: usize>(entries: [(&str, Option<Self>); N]) -> Self {
         Self::Map(
             entries
                 .into_iter()
@@ -120,28 +129,28 @@ impl Out {
         )
     }
 
-    fn number(number: impl Into<u64>) -> Self {
+    pub(super) fn number(number: impl Into<u64>) -> Self {
         Self::Number(number.into())
     }
 
-    fn text(text: impl Into<String>) -> Self {
+    pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Text(text.into())
     }
 
-    fn path(path: &Path) -> Self {
+    pub(super) fn path(path: &Path) -> Self {
         Self::Text(path.display().to_string())
     }
 
-    fn duration(value: Duration) -> Self {
+    pub(super) fn duration(value: Duration) -> Self {
         Self::Text(duration::format(value))
     }
 
-    fn texts(texts: &[String]) -> Self {
+    pub(super) fn texts(texts: &[String]) -> Self {
         Self::List(texts.iter().map(Self::text).collect())
     }
 
     /// Header fields; `shown` is whether their values are
-    fn headers(headers: &Headers, shown: bool) -> Self {
+    pub(super) fn headers(headers: &Headers, shown: bool) -> Self {
         let mut entries: Vec<(String, Self)> = Vec::new();
         for (name, value) in headers.iter() {
             let value = Self::text(if shown { value } else { HIDDEN });
@@ -262,7 +271,13 @@ fn auth(auth: &Auth) -> Out {
                     "rootcertbundle",
                     token.root_cert_bundle.as_deref().map(Out::path),
                 ),
-                ("jwks", token.jwks.as_deref().map(Out::path)),
+                (
+                    "jwks",
+                    token.jwks.as_ref().map(|keys| match keys {
+                        TokenKeys::File(path) => Out::path(path),
+                        TokenKeys::Url(url) => Out::text(url.to_string()),
+                    }),
+                ),
                 (
                     "signingalgorithms",
                     Some(Out::texts(&token.signing_algorithms)),
@@ -273,16 +288,6 @@ fn auth(auth: &Auth) -> Out {
 }
 
 fn http(http: &Http) -> Out {
-    let debug = http.debug.as_ref().map(|debug| {
-        let prometheus = match &debug.prometheus {
-            Some(path) => Out::map([("enabled", Out::Flag(true)), ("path", Out::text(path))]),
-            None => enabled(false),
-        };
-        Out::map([
-            ("addr", Out::text(&debug.listen)),
-            ("prometheus", prometheus),
-        ])
-    });
     Out::some([
         ("addr", Some(Out::text(&http.listen))),
         (
@@ -299,15 +304,27 @@ fn http(http: &Http) -> Out {
         ("prefix", Some(Out::text(&http.prefix))),
         ("relativeurls", Some(Out::Flag(http.relative_urls))),
         ("draintimeout", Some(Out::duration(http.drain_timeout))),
+        ("secret", http.secret.as_ref().map(|_| Out::text(HIDDEN))),
         ("tls", http.tls.as_ref().map(tls)),
         ("headers", Some(Out::headers(&http.headers, true))),
-        ("debug", debug),
+        ("debug", http.debug.as_ref().map(debug)),
         ("http2", Some(disabled(!http.http2))),
         ("h2c", Some(enabled(http.h2c))),
     ])
 }
 
-fn tls(tls: &Tls) -> Out {
+pub(super) fn debug(debug: &Debug) -> Out {
+    let prometheus = match &debug.prometheus {
+        Some(path) => Out::map([("enabled", Out::Flag(true)), ("path", Out::text(path))]),
+        None => enabled(false),
+    };
+    Out::map([
+        ("addr", Out::text(&debug.listen)),
+        ("prometheus", prometheus),
+    ])
+}
+
+pub(super) fn tls(tls: &Tls) -> Out {
     let (certificate, key, letsencrypt) = match &tls.identity {
         Identity::Files { certificate, key } => {
             (Some(Out::path(certificate)), Some(Out::path(key)), None)
@@ -373,19 +390,29 @@ fn endpoint(endpoint: &Endpoint) -> Out {
 }
 
 fn health(health: &Health) -> Out {
-    let paced = |entries: Vec<(&str, Out)>, pace: &Pace| {
-        let mut entries: Vec<(String, Out)> = entries
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        entries.push(("interval".to_owned(), Out::duration(pace.interval)));
-        entries.push(("threshold".to_owned(), Out::number(pace.threshold)));
-        Out::Map(entries)
-    };
     let storage = match &health.storage {
         Some(check) => paced(vec![("enabled", Out::Flag(true))], &check.pace),
         None => enabled(false),
     };
+    let mut out = checks(health);
+    if let Out::Map(entries) = &mut out {
+        entries.insert(0, ("storagedriver".to_owned(), storage));
+    }
+    out
+}
+
+fn paced(entries: Vec<(&str, Out)>, pace: &Pace) -> Out {
+    let mut entries: Vec<(String, Out)> = entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
+    entries.push(("interval".to_owned(), Out::duration(pace.interval)));
+    entries.push(("threshold".to_owned(), Out::number(pace.threshold)));
+    Out::Map(entries)
+}
+
+/// What stands under `health` besides the storage
+pub(super) fn checks(health: &Health) -> Out {
     let files = health
         .files
         .iter()
@@ -407,7 +434,6 @@ fn health(health: &Health) -> Out {
         paced(entries, &check.pace)
     });
     Out::map([
-        ("storagedriver", storage),
         ("file", Out::List(files.collect())),
         ("http", Out::List(http.collect())),
         ("tcp", Out::List(tcp.collect())),
@@ -436,13 +462,43 @@ fn own(config: &Config) -> Out {
         .trusted_proxies
         .iter()
         .map(|net| Out::text(net.to_string()));
-    Out::map([
+    let mut sections = Out::map([
         ("manifestlimit", Out::number(own.manifest_limit as u64)),
         ("trustedproxies", Out::List(proxies.collect())),
         ("draindelay", Out::duration(own.drain_delay)),
         (
             "access",
-            Out::some([("rules", own.access_rules.as_deref().map(Out::path))]),
+            Out::some([
+                ("rules", own.access_rules.as_deref().map(Out::path)),
+                ("acumos", own.acumos.as_ref().map(acumos::access)),
+                ("hide", Some(Out::Flag(own.hide))),
+                ("audit", own.audit.as_ref().map(audit)),
+            ]),
+        ),
+        ("limits", limits::out(&own.limits)),
+        (
+            "auth",
+            Out::some([
+                ("acumos", own.acumos.as_ref().and_then(acumos::auth)),
+                (
+                    "accounts",
+                    own.accounts.as_ref().and_then(|accounts| match accounts {
+                        Programs::File { realm, path } => Some(Out::map([
+                            ("realm", Out::text(realm)),
+                            ("path", Out::path(path)),
+                        ])),
+                        // They have no key here.
+                        Programs::Listed { .. } => None,
+                    }),
+                ),
+                (
+                    "token",
+                    own.token_ca_file
+                        .as_deref()
+                        .map(|path| Out::map([("cafile", Out::path(path))])),
+                ),
+                ("certificates", own.certificates.as_ref().map(certificates)),
+            ]),
         ),
         (
             "notifications",
@@ -461,6 +517,42 @@ fn own(config: &Config) -> Out {
             "reload",
             Out::map([("interval", Out::duration(own.reload_interval))]),
         ),
+    ]);
+    if let (Out::Map(entries), Some(tokens)) = (&mut sections, &own.tokens) {
+        entries.push(("tokens".to_owned(), tokens::out(tokens)));
+    }
+    sections
+}
+
+/// What stands under `audit`
+pub(super) fn audit(audit: &Audit) -> Out {
+    match audit {
+        Audit::File(path) => Out::path(path),
+        Audit::Stderr => Out::text("stderr"),
+        Audit::Stdout => Out::text("stdout"),
+    }
+}
+
+/// What stands under `certificates`
+pub(super) fn certificates(options: &CertificateOptions) -> Out {
+    Out::map([
+        (
+            "name",
+            Out::text(match options.name {
+                CertificateName::Dns => "dns",
+                CertificateName::Email => "email",
+                CertificateName::Uri => "uri",
+                _ => "commonname",
+            }),
+        ),
+        (
+            "kind",
+            Out::text(match options.kind {
+                CertificateKind::Service => "service",
+                _ => "user",
+            }),
+        ),
+        ("rolesfromunits", Out::Flag(options.roles_from_units)),
     ])
 }
 

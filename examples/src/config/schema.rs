@@ -18,23 +18,7 @@ pub(crate) struct Schema {
     pub(crate) key: Option<&'static Key>,
 }
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
-    let mut root = Schema::default();
-    for key in KEYS {
-        for path in expand(key.path) {
-            let mut schema = &mut root;
-            for part in path.split('.') {
-                let name = part.strip_suffix("[]").unwrap_or(part);
-                schema = schema.children.entry(name.to_owned()).or_default();
-                if part.ends_with("[]") {
-                    schema = schema.item.get_or_insert_default();
-                }
-            }
-            schema.key = Some(key);
-        }
-    }
-    root
-});
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::of(KEYS));
 
 /// Sections of which distribution takes the name of one child as the whole value
 const NAMED: [&str; 2] = ["storage", "auth"];
@@ -43,6 +27,25 @@ impl Schema {
     /// The table
     pub(crate) fn root() -> &'static Self {
         &SCHEMA
+    }
+
+    /// Another table
+    pub(crate) fn of(keys: &'static [Key]) -> Self {
+        let mut root = Self::default();
+        for key in keys {
+            for path in expand(key.path) {
+                let mut schema = &mut root;
+                for part in path.split('.') {
+                    let name = part.strip_suffix("[]").unwrap_or(part);
+                    schema = schema.children.entry(name.to_owned()).or_default();
+                    if part.ends_with("[]") {
+                        schema = schema.item.get_or_insert_default();
+                    }
+                }
+                schema.key = Some(key);
+            }
+        }
+        root
     }
 
     /// What is known under a name
@@ -99,11 +102,27 @@ pub(crate) fn name_sections(root: &mut Node) {
 ///
 /// The first key that is unknown or cannot be ignored, or the first value of a wrong type.
 pub(crate) fn check(root: &Node) -> Result<Vec<Warning>, Problem> {
-    let mut found = Vec::new();
-    walk(root, Schema::root(), "", None, &mut found)?;
+    check_by(root, Schema::root(), KEYS)
+}
+
+/// The same by another table, of which `schema` is made
+///
+/// # Errors
+///
+/// As of [`check`].
+pub(crate) fn check_by(
+    root: &Node,
+    schema: &Schema,
+    keys: &'static [Key],
+) -> Result<Vec<Warning>, Problem> {
+    let mut found = Found {
+        keys,
+        list: Vec::new(),
+    };
+    walk(root, schema, "", None, &mut found)?;
     // What is said of several keys of a section, or of an item of a list, is said once.
     let mut warnings: Vec<(Option<String>, Warning)> = Vec::new();
-    for finding in found {
+    for finding in found.list {
         let same = warnings
             .iter_mut()
             .find(|(group, warning)| *group == finding.group && warning.what == finding.what);
@@ -122,6 +141,13 @@ pub(crate) fn check(root: &Node) -> Result<Vec<Warning>, Problem> {
     Ok(warnings.into_iter().map(|(_, warning)| warning).collect())
 }
 
+/// What a walk has found so far
+struct Found {
+    /// The table
+    keys: &'static [Key],
+    list: Vec<Finding>,
+}
+
 struct Finding {
     path: String,
     /// Findings of one item of a list make one warning
@@ -135,7 +161,7 @@ fn walk(
     schema: &Schema,
     path: &str,
     group: Option<&str>,
-    found: &mut Vec<Finding>,
+    found: &mut Found,
 ) -> Result<(), Problem> {
     if matches!(node.value, Value::Null) {
         return Ok(());
@@ -161,7 +187,7 @@ fn walk_section(
     schema: &Schema,
     path: &str,
     group: Option<&str>,
-    found: &mut Vec<Finding>,
+    found: &mut Found,
 ) -> Result<(), Problem> {
     let Value::Map(entries) = &node.value else {
         return match node.value {
@@ -169,13 +195,13 @@ fn walk_section(
             _ => Err(wrong(node, path, "a section")),
         };
     };
-    let before = found.len();
+    let before = found.list.len();
     for entry in entries {
         let below = join(path, &entry.key);
         let Some((_, child)) = schema.child(&entry.key) else {
             return Err(Problem::at(
                 &entry.origin,
-                unknown(path, &entry.key, schema),
+                unknown(path, &entry.key, schema, found.keys),
             ));
         };
         // A driver is chosen by its name alone, whatever stands under it.
@@ -193,7 +219,7 @@ fn walk_section(
     };
     // Only `validation` does not end with its `enabled`, which is older than its `disabled`.
     if is("disabled", true) || (is("enabled", false) && path != "validation") {
-        found.truncate(before);
+        found.list.truncate(before);
     }
     Ok(())
 }
@@ -203,7 +229,7 @@ fn leaf(
     key: &Key,
     path: &str,
     group: Option<&str>,
-    found: &mut Vec<Finding>,
+    found: &mut Found,
 ) -> Result<(), Problem> {
     value::check(node, key.kind).map_err(|problem| problem.of(path))?;
     // An empty value is what is not set, as in distribution.
@@ -227,7 +253,7 @@ fn leaf(
         }
         Fate::Ignored(instead) => instead,
     };
-    found.push(Finding {
+    found.list.push(Finding {
         path: path.to_owned(),
         group: group.map(ToOwned::to_owned),
         origin: node.origin.clone(),
@@ -261,7 +287,7 @@ fn wrong(node: &Node, path: &str, expected: &str) -> Problem {
 }
 
 /// What to say of a key that is not known: the nearest one that is
-fn unknown(path: &str, key: &str, schema: &Schema) -> String {
+fn unknown(path: &str, key: &str, schema: &Schema, keys: &[Key]) -> String {
     let near = |name: &str| strsim::damerau_levenshtein(&key.to_lowercase(), name);
     let shown = join(path, &key.escape_debug().to_string());
     let mut text = format!("`{shown}` is not known");
@@ -271,7 +297,7 @@ fn unknown(path: &str, key: &str, schema: &Schema) -> String {
         return text;
     }
     // A key that is right elsewhere was indented wrongly, most often.
-    let elsewhere = KEYS
+    let elsewhere = keys
         .iter()
         .flat_map(|known| expand(known.path))
         .find_map(|known| {

@@ -1,6 +1,9 @@
 //! Values that are read from the configuration and never shown
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
 
 use hyper::http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -97,6 +100,63 @@ impl fmt::Debug for Url {
     }
 }
 
+/// A secret that stands in the configuration, or in a file of its own
+///
+/// # Examples
+///
+/// ```
+/// use registry_examples::config::Secret;
+///
+/// let secret = Secret::Text("hunter2".to_owned());
+/// assert_eq!(format!("{secret:?}"), "Text((hidden))");
+/// assert_eq!(secret.read()?, "hunter2");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// The path of a file whose first line it is, as container platforms mount secrets
+    File(PathBuf),
+    /// The secret itself
+    Text(String),
+}
+
+/// The longest file of a secret that is read
+const LARGEST_SECRET: u64 = 64 * 1024;
+
+impl Secret {
+    /// The secret, without the end of its line
+    ///
+    /// # Errors
+    ///
+    /// What the system says of the file, or that it is no text, or empty.
+    pub fn read(&self) -> io::Result<String> {
+        let path = match self {
+            Self::File(path) => path,
+            Self::Text(text) => return Ok(text.clone()),
+        };
+        let mut text = String::new();
+        File::open(path)?
+            .take(LARGEST_SECRET)
+            .read_to_string(&mut text)?;
+        match text.lines().next() {
+            Some(line) if !line.is_empty() => Ok(line.to_owned()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "expected a secret in its first line, which is empty",
+            )),
+        }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Text(_) => write!(f, "Text({HIDDEN})"),
+        }
+    }
+}
+
 /// Header fields, in the order and with the case in which they were written
 ///
 /// `Debug` prints names only: among the values are `Authorization` and cookies.
@@ -185,6 +245,25 @@ mod tests {
         ] {
             let error = text.parse::<Url>().unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_the_first_line_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        let secret = Secret::File(path.clone());
+        assert!(secret.read().is_err());
+        for (text, expected) in [
+            ("hunter2", Some("hunter2")),
+            ("hunter2\n", Some("hunter2")),
+            ("hunter2\r\nmore\n", Some("hunter2")),
+            (" a b ", Some(" a b ")),
+            ("", None),
+            ("\nhunter2", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(secret.read().ok().as_deref(), expected, "{text:?}");
         }
     }
 

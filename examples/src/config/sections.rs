@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use registry_auth::CertificateOptions;
 
-use super::{Headers, Url};
+use super::acumos::Credentials;
+use super::{Acumos, Headers, Limits, Secret, Tokens, Url};
 
 /// Everything that an operator can set
 ///
@@ -223,9 +225,18 @@ pub struct Token {
     /// Certificates (PEM) of the keys that sign, or of their authorities
     pub root_cert_bundle: Option<PathBuf>,
     /// Keys that sign, as a JSON Web Key Set
-    pub jwks: Option<PathBuf>,
+    pub jwks: Option<TokenKeys>,
     /// Names of the algorithms that are taken; empty for the token verifier's own list
     pub signing_algorithms: Vec<String>,
+}
+
+/// `auth.token.jwks`: where a JSON Web Key Set is
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenKeys {
+    /// In a file
+    File(PathBuf),
+    /// At a URL, from where it is fetched again and again
+    Url(Url),
 }
 
 /// `http`: where and how the registry listens and answers
@@ -245,6 +256,9 @@ pub struct Http {
     ///
     /// 30 s unless the file says otherwise: distribution's 0 would cut every transfer.
     pub drain_timeout: Duration,
+    /// What upload sessions are sealed with, the same for all replicas; without one, each process
+    /// has its own, that nobody knows
+    pub secret: Option<Secret>,
     /// TLS; nothing for plain HTTP
     pub tls: Option<Tls>,
     /// Header fields added to every answer
@@ -267,6 +281,7 @@ impl Default for Http {
             prefix: "/".to_owned(),
             relative_urls: false,
             drain_timeout: Duration::from_secs(30),
+            secret: None,
             tls: None,
             headers: Headers::default(),
             debug: None,
@@ -508,6 +523,24 @@ pub struct Own {
     pub trusted_proxies: Vec<IpNet>,
     /// A file with the rules of who may do what; without one, whoever is let in may do everything
     pub access_rules: Option<PathBuf>,
+    /// The rules of the Acumos platform; with a file of rules too, both must allow
+    pub acumos: Option<Acumos>,
+    /// Programs with secrets of their own
+    pub accounts: Option<Programs>,
+    /// A file of the authorities (PEM) by which the URL of the keys of tokens is trusted, instead
+    /// of those of the system
+    pub token_ca_file: Option<PathBuf>,
+    /// How clients are known by their certificates, if they are
+    pub certificates: Option<CertificateOptions>,
+    /// Whether what someone may not pull looks to them as if it did not exist; by default it is
+    /// said that they may not
+    pub hide: bool,
+    /// Where each decision about who may do what is written down
+    pub audit: Option<Audit>,
+    /// How often one user, or one address, may ask
+    pub limits: Limits,
+    /// The tokens that this registry issues
+    pub tokens: Option<Tokens>,
     /// How long connections are still taken once the registry is told to stop and says that it
     /// is not ready any more; 0, which suits where nobody asks
     pub drain_delay: Duration,
@@ -531,11 +564,49 @@ impl Default for Own {
             manifest_limit: LEAST_MANIFEST_LIMIT,
             trusted_proxies: loopback.to_vec(),
             access_rules: None,
+            acumos: None,
+            accounts: None,
+            token_ca_file: None,
+            certificates: None,
+            hide: false,
+            audit: None,
+            limits: Limits::default(),
+            tokens: None,
             drain_delay: Duration::ZERO,
             outbox: Outbox::default(),
             reload_interval: Duration::from_secs(10),
         }
     }
+}
+
+/// Programs with secrets of their own, and the realm that clients are asked for them with
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// `registry.auth.accounts`: in a file, with their roles
+    File {
+        /// What the challenge calls this registry
+        realm: String,
+        /// The file
+        path: PathBuf,
+    },
+    /// `serviceaccounts` of `docker-proxy`: these
+    Listed {
+        /// What the challenge calls this registry
+        realm: String,
+        /// Their names and secrets
+        accounts: Vec<Credentials>,
+    },
+}
+
+/// `registry.access.audit`: where each decision is written down, a JSON object a line
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// At the end of a file
+    File(PathBuf),
+    /// On standard error, between the lines of the log
+    Stderr,
+    /// On standard output, between the lines of the access log
+    Stdout,
 }
 
 /// `registry.notifications.outbox`: where undelivered events wait

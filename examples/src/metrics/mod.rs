@@ -18,6 +18,9 @@
 //! | `registry_storage_bytes_total` | counter | `driver`, `action` | |
 //! | `registry_storage_uploads_open` | gauge | `driver` | |
 //! | `registry_storage_cache_total` | counter | `type` (`Request`, `Hit`, `Miss`) | yes; what is cached differs |
+//! | `registry_access_decisions_total` | counter | `rule`, `outcome` (`allow`, `deny`, `unknown`) | |
+//! | `registry_htpasswd_hashes_total`, `_rounds_total`, `_unavailable_total` | counter | | |
+//! | `registry_htpasswd_waiting`, `_users` | gauge | | |
 //! | `registry_notifications_events_total` | counter | `type`, `endpoint` | yes |
 //! | `registry_notifications_pending_total` | gauge | `endpoint` | yes |
 //! | `registry_notifications_status_total` | counter | `code`, `endpoint` | yes |
@@ -32,7 +35,8 @@
 //! - `operation`: the names of [`Operation::label`](registry_core::Operation::label), or `none`.
 //! - `method`: `get`, `head`, `post`, `put`, `patch`, `delete`, `options`, or `other`, whatever
 //!   clients make up. `code` is a status that the registry sent, or 499 when the client went
-//!   away before there was one. So the number of series has a bound that no client moves.
+//!   away before there was one; 429 is what was over a limit. So the number of series has a bound
+//!   that no client moves.
 //! - `action`: of distribution, `GetContent`, `PutContent`, `Reader`, `Writer`, `Stat`, `List`,
 //!   `Move` and `Delete`, by what the call amounts to; and ours where it has no name: `ReaderBytes`
 //!   (the time that a stream waited for storage), `Append`, `Sync`, `Truncate` (of an upload).
@@ -45,6 +49,7 @@
 
 mod format;
 mod notifications;
+mod passwords;
 mod process;
 
 use std::fmt;
@@ -58,6 +63,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use registry_auth::htpasswd::Counts;
+use registry_auth::{Audit, AuditRecord};
 use registry_http::notifications::NotifierStats;
 use registry_http::{AccessRecord, Observer};
 use registry_storage::{HintCounts, StorageCall, StorageObserver, StorageOutcome, StorageReport};
@@ -66,6 +73,7 @@ pub use self::format::TextFormat;
 pub use self::process::ProcessNumbers;
 
 use self::notifications::Notifications;
+use self::passwords::Passwords;
 
 /// The upper bounds of durations in seconds: those of distribution, and two below them
 ///
@@ -112,11 +120,13 @@ pub struct Metrics {
     operations: Family<OperationLabels, Counter>,
     operation_durations: Family<OperationLabel, Histogram, fn() -> Histogram>,
     incomplete: Counter,
+    decisions: Family<DecisionLabels, Counter>,
     /// By [`StorageCall`], so that a call is counted without looking for its labels
     storage: Vec<CallMetrics>,
     uploads_open: Gauge,
     hints: Arc<Hints>,
     notifications: Arc<Notifications>,
+    passwords: Arc<Passwords>,
 }
 
 /// The metrics of one kind of storage call
@@ -155,6 +165,12 @@ struct OperationLabel {
 struct OperationLabels {
     operation: &'static str,
     code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    rule: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -234,6 +250,13 @@ impl Metrics {
             incomplete.clone(),
         );
 
+        let decisions = Family::default();
+        registry.register(
+            "registry_access_decisions",
+            "Decisions about who may do what",
+            decisions.clone(),
+        );
+
         let calls = Family::<OutcomeLabels, Counter>::default();
         let bytes = Family::<ActionLabels, Counter>::default();
         let actions = Family::<ActionLabels, Histogram, _>::new_with_constructor(
@@ -294,6 +317,8 @@ impl Metrics {
         registry.register_collector(Box::new(hints.clone()));
         let notifications = Arc::<Notifications>::default();
         registry.register_collector(Box::new(notifications.clone()));
+        let passwords = Arc::<Passwords>::default();
+        registry.register_collector(Box::new(passwords.clone()));
 
         Self {
             registry,
@@ -305,12 +330,14 @@ impl Metrics {
             operations,
             operation_durations,
             incomplete,
+            decisions,
             storage,
             uploads_open: uploads_open.get_or_create_owned(&DriverLabel {
                 driver: driver.to_owned(),
             }),
             hints,
             notifications,
+            passwords,
         }
     }
 
@@ -326,6 +353,12 @@ impl Metrics {
     /// callback given counts
     pub fn watch_notifications(&self, numbers: impl Fn() -> NotifierStats + Send + Sync + 'static) {
         self.notifications.set(numbers);
+    }
+
+    /// Adds the numbers of the checks of passwords, asked for at each scrape; the first callback
+    /// given counts
+    pub fn watch_htpasswd(&self, counts: impl Fn() -> Counts + Send + Sync + 'static) {
+        self.passwords.set(counts);
     }
 
     /// All metrics as text
@@ -379,6 +412,20 @@ impl Observer for Metrics {
         if !record.complete {
             self.incomplete.inc();
         }
+    }
+}
+
+impl Audit for Metrics {
+    fn decided(&self, record: &AuditRecord<'_>) {
+        // Rules have names that the operator chose: there are as many as rules.
+        let (rule, outcome) = match record.outcome {
+            Ok(decision) if decision.is_allow() => (decision.rule(), "allow"),
+            Ok(decision) => (decision.rule(), "deny"),
+            Err(_) => (NONE, "unknown"),
+        };
+        let rule = rule.to_owned();
+        let labels = DecisionLabels { rule, outcome };
+        self.decisions.get_or_create(&labels).inc();
     }
 }
 

@@ -57,7 +57,14 @@ fn what_comes_later_is_shown_from_then_on() {
     let before = metrics.encode(TextFormat::Prometheus);
     assert!(!before.contains("registry_storage_cache_total"), "{before}");
     assert!(!before.contains("registry_notifications"), "{before}");
+    assert!(!before.contains("registry_htpasswd"), "{before}");
     metrics.watch_hints(Arc::default());
+    metrics.watch_htpasswd(|| {
+        let mut counts = Counts::default();
+        counts.hashes = 6;
+        counts.waiting = 1;
+        counts
+    });
     metrics.watch_notifications(|| {
         let mut endpoint = EndpointStats::default();
         endpoint.name = "a \"hook\"".to_owned();
@@ -76,6 +83,8 @@ fn what_comes_later_is_shown_from_then_on() {
     let after = metrics.encode(TextFormat::Prometheus);
     for line in [
         "registry_storage_cache_total{type=\"Request\"} 0",
+        "registry_htpasswd_hashes_total 6",
+        "registry_htpasswd_waiting 1",
         "registry_notifications_events_total{type=\"Events\",endpoint=\"a \\\"hook\\\"\"} 9",
         "registry_notifications_events_total{type=\"Successes\",endpoint=\"a \\\"hook\\\"\"} 5",
         "registry_notifications_events_total{type=\"Failures\",endpoint=\"a \\\"hook\\\"\"} 2",

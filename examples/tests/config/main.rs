@@ -3,4 +3,5 @@
 mod environment;
 mod files;
 mod mistakes;
+mod own;
 mod printed;

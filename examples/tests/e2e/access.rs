@@ -48,11 +48,7 @@ fn rules_decide_and_are_read_again() {
     let ada = Peer::plain(&server.address).user("ada", "ada's");
     let bob = Peer::plain(&server.address).user("bob", "bob's");
     let nobody = Peer::plain(&server.address);
-    assert!(
-        server.output().contains("by the rules in "),
-        "{}",
-        server.output()
-    );
+    server.prints("by the rules in ");
 
     let digest = ada.push_image("team/app", "latest", 1);
     assert_eq!(bob.pull_image("team/app", "latest"), digest);
@@ -157,4 +153,97 @@ fn a_decision_is_explained() {
     let (status, said) = explain(&["--user=ada", "--repo=team/app"]);
     assert_eq!((status, said.as_str()), (Some(1), ""));
     assert!(site.refusal(CONFIG).contains("registry.access.rules"));
+}
+
+#[test]
+fn whoever_asks_too_often_is_told_when_to_come_again() {
+    let site = site();
+    let config = CONFIG.replace(
+        "registry: {",
+        "registry: {limits: {users: {pulls: 2/h}, addresses: {failures: 3/h}}, ",
+    );
+    let server = site.serve_with(&config);
+    let ada = Peer::plain(&server.address).user("ada", "ada's");
+    ada.push_image("team/app", "latest", 1);
+    let bob = Peer::plain(&server.address).user("bob", "bob's");
+    for _ in 0..2 {
+        bob.get("/v2/team/app/manifests/latest").expect(&[200]);
+    }
+    let refused = bob.get("/v2/team/app/manifests/latest").expect(&[429]);
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert!(
+        refused.text().contains("TOOMANYREQUESTS"),
+        "{}",
+        refused.text()
+    );
+    // The limit is bob's, not everybody's.
+    ada.get("/v2/team/app/manifests/latest").expect(&[200]);
+
+    let guesser = Peer::plain(&server.address).user("ada", "wrong");
+    for _ in 0..3 {
+        guesser.get("/v2/").expect(&[401]);
+    }
+    guesser.get("/v2/").expect(&[429]);
+}
+
+#[test]
+fn what_may_not_be_seen_can_look_as_if_it_were_not_there() {
+    let site = site();
+    site.write(
+        "rules.yml",
+        "\
+hidden: true
+rules:
+  - {name: ada, effect: allow, subjects: ['user:ada'], repositories: ['**'], actions: [pull, push]}
+",
+    );
+    let hidden = |hide: bool| {
+        let server = site.serve_with(&CONFIG.replace(
+            "{rules: $SITE/rules.yml}",
+            &format!("{{rules: $SITE/rules.yml, hide: {hide}}}"),
+        ));
+        let ada = Peer::plain(&server.address).user("ada", "ada's");
+        ada.push_image("team/app", "latest", 1);
+        let bob = Peer::plain(&server.address).user("bob", "bob's");
+        let [there, not_there] = ["team/app", "team/other"].map(|name| {
+            let answer = bob.get(&format!("/v2/{name}/manifests/latest"));
+            (answer.status, answer.text().replace(name, "NAME"))
+        });
+        assert_eq!(there, not_there);
+        there.0
+    };
+    assert_eq!(hidden(false), 403);
+    assert_eq!(hidden(true), 404);
+}
+
+#[test]
+fn an_upload_that_began_goes_on_at_another_replica() {
+    let site = site();
+    let config = CONFIG.replace("http: {", "http: {secret: correct horse battery staple, ");
+    let (first, second) = (site.serve_with(&config), site.serve_with(&config));
+    let ada = Peer::plain(&first.address).user("ada", "ada's");
+    let begun = ada
+        .request("POST", "/v2/team/app/blobs/uploads/")
+        .expect(&[202]);
+    assert!(
+        begun.location().contains("_session="),
+        "{}",
+        begun.location()
+    );
+    // ada may not begin one any more, but may end this one, wherever it goes on.
+    let errors = second.errors().len();
+    site.write("rules.yml", "rules: []");
+    second.says_after(errors, &["rules read again"]);
+    let ada = Peer::plain(&second.address).user("ada", "ada's");
+    eventually("ada may not begin", || {
+        let answer = ada.request("POST", "/v2/team/app/blobs/uploads/");
+        (answer.status == 403).then_some(())
+    });
+    ada.send("PATCH", &begun.location(), &[], b"content")
+        .expect("an answer")
+        .expect(&[202]);
+    let unsealed = begun.location().replace("_session=", "_other=");
+    ada.send("PATCH", &unsealed, &[], b"content")
+        .expect("an answer")
+        .expect(&[403]);
 }

@@ -109,8 +109,7 @@ fn the_white_papers() {
     let answer = peer.get("/v2/").expect(&[200]);
     assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     warns_about(&server, &["storage.cache.blobdescriptor"]);
-    let said = server.output();
-    assert!(said.contains(" listening on https://127.0.0.1:"), "{said}");
+    server.prints(" listening on https://127.0.0.1:");
     assert!(
         site.path("root/docker/registry/v2/repositories/team/app")
             .is_dir()

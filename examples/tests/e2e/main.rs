@@ -4,10 +4,14 @@
 //! `REGISTRY_E2E=required` in the environment, as in `.ci/run`, a missing client is a failure.
 
 mod access;
+mod acumos;
+mod auth_request;
 mod clients;
 mod configs;
 mod crash;
+mod deploy;
 mod distribution;
+mod docker_proxy;
 mod engines;
 mod flood;
 mod large;
@@ -17,4 +21,6 @@ mod scrape;
 mod secrets;
 mod support;
 mod tls;
+mod token_clients;
+mod tokens;
 mod webhooks;

@@ -256,6 +256,10 @@ impl AcumosAuthorizer {
                 RULE,
                 "this service account has no rights on the images of the platform",
             )
+            .with_remedy(
+                "log in as a user of the platform, or ask the operators of this registry to let \
+                 this service account in",
+            )
             .with_missing(format!(
                 "the role `{}`, or that `{}` is listed among the service accounts",
                 self.options.service_role,
@@ -269,6 +273,7 @@ impl AcumosAuthorizer {
                 RULE,
                 format!("services of the platform may not do `{access}`"),
             )
+            .with_remedy("log in as a user of the platform who may do it")
             .with_missing(format!(
                 "that service accounts may do `{}`",
                 access.action.as_str()
@@ -301,10 +306,10 @@ impl Authorizer for AcumosAuthorizer {
             Resource::Catalog => None,
             // Whatever else there will be, no rule speaks of it.
             _ => {
-                return Ok(Decision::deny(
-                    "unknown-resource",
-                    "the platform has no rule for this",
-                ));
+                return Ok(
+                    Decision::deny("unknown-resource", "the platform has no rule for this")
+                        .with_remedy("ask for a repository, or for the list of them"),
+                );
             }
         };
         self.decide(&Request {

@@ -9,18 +9,17 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
-use rustls::crypto::aws_lc_rs;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::facts::Query;
 use crate::authenticator::Password;
+use crate::http_client::{HttpClient, HttpError, HttpSetupError, one_line};
+use crate::invocation::Invocation;
+use crate::request;
 
 /// Where a service of the platform is, and how it is asked
 ///
@@ -160,6 +159,15 @@ pub enum EndpointError {
     User,
 }
 
+impl From<HttpSetupError> for EndpointError {
+    fn from(error: HttpSetupError) -> Self {
+        match error {
+            HttpSetupError::Authorities(error) => Self::Authorities(error),
+            HttpSetupError::Tls(error) => Self::Tls(error),
+        }
+    }
+}
+
 /// Why a service gave no answer
 ///
 /// For operators. None of it is for the users of the registry: what the services say gives away
@@ -266,7 +274,7 @@ fn hint(status: u16) -> &'static str {
 pub(super) struct Client {
     service: &'static str,
     endpoint: Arc<Endpoint>,
-    http: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: HttpClient,
     request_id: Option<HeaderValue>,
 }
 
@@ -276,36 +284,7 @@ impl Client {
         service: &'static str,
         mut endpoint: Endpoint,
     ) -> Result<Self, EndpointError> {
-        let tls = match endpoint.tls.take() {
-            Some(tls) => tls,
-            None => {
-                let provider = Arc::new(aws_lc_rs::default_provider());
-                let builder = ClientConfig::builder_with_provider(provider)
-                    .with_safe_default_protocol_versions()
-                    .map_err(EndpointError::Tls)?;
-                match endpoint.is_tls {
-                    true => builder
-                        .with_native_roots()
-                        .map_err(EndpointError::Authorities)?,
-                    false => builder.with_root_certificates(rustls::RootCertStore::empty()),
-                }
-                .with_no_client_auth()
-            }
-        };
-        let mut tcp = HttpConnector::new();
-        tcp.set_nodelay(true);
-        tcp.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            // Of a connection that was closed before anything was sent on it.
-            .retry_canceled_requests(true)
-            .build(connector);
+        let http = HttpClient::new(endpoint.tls.take(), endpoint.is_tls)?;
         Ok(Self {
             service,
             endpoint: Arc::new(endpoint),
@@ -340,66 +319,73 @@ impl Client {
         self.service
     }
 
+    /// Sends a request and says so to whoever keeps a log of what is asked of other services
     async fn send(&self, method: Method, path: &Path, body: Bytes) -> Result<Reply, ServiceError> {
-        let attempts = async {
-            match self.attempt(&method, path, body.clone()).await {
-                Err(failure) if failure.again => self.attempt(&method, path, body).await,
-                result => result,
-            }
-        };
-        tokio::time::timeout(self.endpoint.timeout, attempts)
-            .await
-            .map_err(|_| ServiceError::TimedOut {
-                service: self.service,
-                path: path.name().to_owned(),
-                after: self.endpoint.timeout,
-            })?
-            .map_err(|failure| failure.error)
+        let invocation = Invocation::begin(self.service, format!("{method} {}", path.name()));
+        let outcome = self.sent(method, path, body).await;
+        match &outcome {
+            Ok(reply) => invocation.answered(reply.status),
+            Err(error) => invocation.failed(error),
+        }
+        outcome
     }
 
-    async fn attempt(&self, method: &Method, path: &Path, body: Bytes) -> Result<Reply, Failure> {
+    async fn sent(&self, method: Method, path: &Path, body: Bytes) -> Result<Reply, ServiceError> {
+        let until = Instant::now() + self.endpoint.timeout;
+        match self.attempt(&method, path, body.clone(), until).await {
+            Err(failure) if failure.again => self.attempt(&method, path, body, until).await,
+            result => result,
+        }
+        .map_err(|failure| failure.error)
+    }
+
+    async fn attempt(
+        &self,
+        method: &Method,
+        path: &Path,
+        body: Bytes,
+        until: Instant,
+    ) -> Result<Reply, Failure> {
         // What only reads may be asked again, whatever became of the first time.
         let is_read = *method == Method::GET;
-        let unreachable = |cause: String| ServiceError::Unreachable {
-            service: self.service,
-            cause,
-        };
+        let service = self.service;
+        let unreachable = |cause: String| ServiceError::Unreachable { service, cause };
         let request = self
             .request(method, path, body)
             .map_err(|error| Failure::last(unreachable(error.to_string())))?;
-        let response = self.http.request(request).await.map_err(|error| Failure {
-            again: is_read || error.is_connect(),
-            error: unreachable(causes(&error)),
+        let sent = self.http.send(request, self.endpoint.limit, until).await;
+        let response = sent.map_err(|error| match error {
+            HttpError::NotSent { cause } => Failure {
+                again: true,
+                error: unreachable(cause),
+            },
+            HttpError::Broken { cause } => Failure {
+                again: is_read,
+                error: unreachable(cause),
+            },
+            HttpError::TimedOut => Failure::last(ServiceError::TimedOut {
+                service,
+                path: path.name().to_owned(),
+                after: self.endpoint.timeout,
+            }),
+            HttpError::TooLarge { limit } => Failure::last(ServiceError::TooLarge {
+                service,
+                path: path.name().to_owned(),
+                limit,
+                unit: "bytes",
+            }),
         })?;
-        let status = response.status();
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
             .map(Duration::from_secs);
-        let limit = self.endpoint.limit;
-        let body = Limited::new(response.into_body(), limit)
-            .collect()
-            .await
-            .map_err(|error| match error.is::<LengthLimitError>() {
-                true => Failure::last(ServiceError::TooLarge {
-                    service: self.service,
-                    path: path.name().to_owned(),
-                    limit,
-                    unit: "bytes",
-                }),
-                false => Failure {
-                    again: is_read,
-                    error: unreachable(causes(&*error)),
-                },
-            })?
-            .to_bytes();
         Ok(Reply {
-            service: self.service,
+            service,
             path: path.name().to_owned(),
-            status,
+            status: response.status(),
             retry_after,
-            body,
+            body: response.into_body(),
         })
     }
 
@@ -419,10 +405,11 @@ impl Client {
         if let Some(authorization) = &self.endpoint.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        if let Some(id) = &self.request_id {
+        let of_request = || HeaderValue::try_from(&*request::name()?).ok();
+        if let Some(id) = self.request_id.clone().or_else(of_request) {
             // The platform's components do not agree on the name.
             request = request
-                .header("X-ACUMOS-RequestID", id)
+                .header("X-ACUMOS-RequestID", id.clone())
                 .header("X-ACUMOS-Request-Id", id);
         }
         request.body(Full::new(body))
@@ -561,37 +548,6 @@ impl Reply {
     }
 }
 
-/// A text of somebody else's on one line, without control characters, and not too long
-pub(super) fn one_line(text: &str) -> String {
-    let words = text.split(|character: char| character.is_whitespace() || character.is_control());
-    let mut line = String::new();
-    for word in words.filter(|word| !word.is_empty()) {
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-        if line.len() > EXCERPT {
-            break;
-        }
-    }
-    match line.char_indices().nth(EXCERPT) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
-/// An error and what caused it
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    one_line(&text)
-}
-
 /// What has a meaning in a path or query, and everything that may have
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -599,18 +555,11 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// For how long a connection is kept that nobody uses: less than servers keep theirs, of which
-/// Node.js has the shortest time with five seconds
-const IDLE: Duration = Duration::from_secs(4);
-
 /// The size of an answer
 const LIMIT: usize = 16 * 1024 * 1024;
 
 /// The time of an answer
 const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How much of another's text is kept, in characters
-const EXCERPT: usize = 200;
 
 /// When to ask again after what passes
 const SOON: Duration = Duration::from_secs(5);
@@ -654,13 +603,6 @@ mod tests {
             "/user/..%2Fa%2Fb%3Fc%23d?n=%C3%A9%26x%3D1%20%2B%25"
         );
         assert_eq!(path.name(), "/user/..%2Fa%2Fb%3Fc%23d");
-    }
-
-    #[test]
-    fn texts_of_others_are_cut_and_cleaned() {
-        assert_eq!(one_line(" a\r\n\tb\u{1b}[31m c\0"), "a b [31m c");
-        assert_eq!(one_line(&"é".repeat(500)).chars().count(), EXCERPT + 1);
-        assert_eq!(one_line(&"x ".repeat(500)).chars().count(), EXCERPT + 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::facts::{Answer, License, Query, Right};
+use crate::request;
 
 /// Answers what the rules ask about the platform
 ///
@@ -324,8 +325,13 @@ impl<D: Directory> Inner<D> {
             inner: this.clone(),
             query: query.clone(),
         };
+        // Of all requests that wait for it, it is made in the name of the one that began it.
+        let asker = request::name();
         tokio::spawn(async move {
-            let outcome = under_way.inner.ask(&under_way.query).await;
+            let outcome = request::maybe_on_behalf_of(asker, async {
+                under_way.inner.ask(&under_way.query).await
+            });
+            let outcome = outcome.await;
             drop(under_way);
             // Nobody may be left who waits for it.
             let _ = done.send(Some(outcome));

@@ -2,19 +2,27 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
 use super::directory::{Directory, DirectoryError};
 use super::facts::{Answer, Query};
+use super::passwords::{Login, Passwords};
 use super::records::{Platform, Records, RecordsError};
 
 /// A directory in a YAML file of [`Records`]
 ///
 /// It is read when opened and at each [`reload`](Self::reload), on the calling thread, and
 /// answered from memory.
+///
+/// Accounts with a `password`, a bcrypt hash, can log in, by a
+/// [`DirectoryAuthenticator`](super::DirectoryAuthenticator). When it was set is not in the file:
+/// that is when the file was read with another hash or, when it is opened, when it was last
+/// written.
 ///
 /// # Examples
 ///
@@ -80,7 +88,8 @@ impl FileDirectory {
     /// [`FileDirectoryError`], which names the file and all that is wrong in it.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, FileDirectoryError> {
         let path = path.into();
-        let platform = ArcSwap::from_pointee(load(&path)?);
+        let (platform, changed) = load(&path)?;
+        let platform = ArcSwap::from_pointee(platform.date(None, changed));
         Ok(Self { path, platform })
     }
 
@@ -90,7 +99,10 @@ impl FileDirectory {
     ///
     /// [`FileDirectoryError`]; then everything stays as it was.
     pub fn reload(&self) -> Result<(), FileDirectoryError> {
-        self.platform.store(load(&self.path)?.into());
+        let (platform, _) = load(&self.path)?;
+        // Until now the password of before was good.
+        let platform = platform.date(Some(&self.platform.load()), SystemTime::now());
+        self.platform.store(platform.into());
         Ok(())
     }
 
@@ -110,6 +122,13 @@ impl Directory for FileDirectory {
     }
 }
 
+#[async_trait]
+impl Passwords for FileDirectory {
+    async fn login(&self, login: &str) -> Result<Login, DirectoryError> {
+        Ok(self.platform.load().login(login))
+    }
+}
+
 /// The error of a directory that is asked what only the registry knows
 pub(super) fn not_asked_here(query: &Query) -> DirectoryError {
     DirectoryError::Invalid {
@@ -117,13 +136,15 @@ pub(super) fn not_asked_here(query: &Query) -> DirectoryError {
     }
 }
 
-fn load(path: &Path) -> Result<Platform, FileDirectoryError> {
+/// What the file says, and when it was last written or put in its place
+fn load(path: &Path) -> Result<(Platform, SystemTime), FileDirectoryError> {
     let read = |source| FileDirectoryError::Read {
         path: path.to_owned(),
         source,
     };
     // Before it is opened: opening a pipe would wait for someone to write to it.
-    if !fs::metadata(path).map_err(read)?.is_file() {
+    let about = fs::metadata(path).map_err(read)?;
+    if !about.is_file() {
         return Err(read(io::Error::other("expected a regular file")));
     }
     let mut text = String::new();
@@ -135,8 +156,11 @@ fn load(path: &Path) -> Result<Platform, FileDirectoryError> {
             path: path.to_owned(),
         });
     }
+    // Unlike the time of its content, nobody sets this one back.
+    let changed = Duration::from_secs(about.ctime().try_into().unwrap_or(0));
     text.parse::<Records>()
         .and_then(|records| Platform::new(&records))
+        .map(|platform| (platform, SystemTime::UNIX_EPOCH + changed))
         .map_err(|source| FileDirectoryError::Records {
             path: path.to_owned(),
             source,

@@ -27,9 +27,11 @@ use tokio::sync::Semaphore;
 
 use super::cds::{Attempt, Cds, Login};
 use super::facts::Account;
+use super::passwords::NoKey;
 use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
+use crate::request;
 
 /// Knows the users of the platform by what CDS says of their credentials
 ///
@@ -143,13 +145,6 @@ impl CdsAuthenticator {
     }
 }
 
-/// The system gives no random numbers
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the system gives no random numbers, without which credentials cannot be remembered safely"
-)]
-pub struct NoKey;
-
 #[async_trait]
 impl Authenticator for CdsAuthenticator {
     async fn authenticate(
@@ -248,9 +243,11 @@ impl Inner {
         }
         let (user, secret) = (user.to_owned(), secret.to_owned());
         // A task of its own: a client that hangs up must not be able to make it begin anew.
+        let asker = request::name();
         let login = tokio::spawn(async move {
             let inner = place.inner.clone();
-            let verdict = inner.log_in(name, credentials, &user, &secret).await;
+            let verdict = inner.log_in(name, credentials, &user, &secret);
+            let verdict = request::maybe_on_behalf_of(asker, verdict).await;
             *outage = match &verdict {
                 Err(AuthenticateError::Unavailable { retry_after }) => Some(Outage {
                     until: Instant::now(),

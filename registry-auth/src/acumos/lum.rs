@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::client::{Client, Endpoint, EndpointError, Path, ServiceError, one_line};
+use super::client::{Client, Endpoint, EndpointError, Path, ServiceError};
 use super::facts::{License, RevisionId, Right};
+use crate::http_client::one_line;
 
 /// Asks LUM
 ///

@@ -12,7 +12,8 @@
 //!
 //! An [`AcumosAuthorizer`] drives it. The facts come from a [`Directory`]: a [`FileDirectory`],
 //! an [`EmbeddedDirectory`], or another behind a [`CachedDirectory`]; and, which tags lead to a
-//! digest, from whoever has the content ([`TagsOf`]).
+//! digest, from whoever has the content ([`TagsOf`]). A [`DirectoryAuthenticator`] knows the users
+//! of a file or an embedded database by their passwords.
 //! With the feature `acumos-services`, `AcumosServices` answers by asking the services of the
 //! platform, and `CdsAuthenticator` knows its users.
 //!
@@ -53,6 +54,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod accounts;
 mod authorizer;
 #[cfg(feature = "acumos-services")]
 mod cds;
@@ -67,16 +69,20 @@ mod login;
 #[cfg(feature = "acumos-services")]
 mod lum;
 mod names;
+mod passwords;
 mod records;
+mod remedy;
 mod rules;
 #[cfg(feature = "acumos-services")]
 mod services;
+mod words;
 
 #[cfg(feature = "acumos-services")]
 pub use cds::{Cds, Generation};
 #[cfg(feature = "acumos-services")]
 pub use client::{Endpoint, EndpointError, ServiceError};
 
+pub use accounts::DirectoryAccounts;
 pub use authorizer::{AcumosAuthorizer, AuthorizerOptions, TagsOf};
 pub use directory::{CacheOptions, CachedDirectory, Directory, DirectoryError};
 pub use embedded::{EmbeddedDirectory, EmbeddedError, RightHolder};
@@ -86,10 +92,13 @@ pub use facts::{
 };
 pub use file::{FileDirectory, FileDirectoryError};
 #[cfg(feature = "acumos-services")]
-pub use login::{CdsAuthenticator, LoginOptions, NoKey, Secrets};
+pub use login::{CdsAuthenticator, LoginOptions, Secrets};
 #[cfg(feature = "acumos-services")]
 pub use lum::Lum;
 pub use names::{ImageName, SolutionId, SolutionIdError};
+pub use passwords::{
+    DirectoryAuthenticator, Login, NoKey, PasswordHash, PasswordHashError, Passwords,
+};
 pub use records::{
     AccountRecord, CatalogRecord, LicenseRecord, Records, RecordsError, RevisionRecord,
     SolutionRecord,

@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::time::SystemTime;
 
 use registry_core::RepositoryName;
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use super::facts::{
     Visibility,
 };
 use super::names::{ImageName, SolutionId};
+use super::passwords::{Login, PasswordHash};
+use crate::authenticator::Password;
+use crate::htpasswd::EntryError;
 
 /// Accounts, catalogues and solutions
 ///
@@ -74,6 +78,13 @@ pub struct AccountRecord {
     /// The names of its roles
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
+    /// Where mail reaches the user, for operators; nothing is decided by it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// The bcrypt hash of the password, as `htpasswd -B` makes it; without one, nobody logs in
+    /// with this account's password
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
 }
 
 /// A catalogue
@@ -214,6 +225,41 @@ impl Records {
 }
 
 impl AccountRecord {
+    /// An account with this login name, active and without anything else
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_auth::Password;
+    /// use registry_auth::acumos::AccountRecord;
+    ///
+    /// let mut ada = AccountRecord::new("ada");
+    /// ada.set_password(&Password::new("correct horse"), 4)?;
+    /// assert!(ada.password.is_some());
+    /// # Ok::<(), registry_auth::htpasswd::EntryError>(())
+    /// ```
+    pub fn new(login: impl Into<String>) -> Self {
+        Self {
+            login: login.into(),
+            id: None,
+            active: true,
+            roles: Vec::new(),
+            email: None,
+            password: None,
+        }
+    }
+
+    /// Hashes a password, which takes `2^cost` rounds of work on this thread, and keeps the hash
+    ///
+    /// # Errors
+    ///
+    /// [`EntryError`] for what a client could not send as login name and password, or bcrypt
+    /// would not take whole.
+    pub fn set_password(&mut self, password: &Password, cost: u32) -> Result<(), EntryError> {
+        self.password = Some(PasswordHash::of(&self.login, password, cost)?);
+        Ok(())
+    }
+
     pub(super) fn user(&self) -> UserId {
         UserId::new(self.id.as_deref().unwrap_or(&self.login))
     }
@@ -270,6 +316,29 @@ impl RevisionRecord {
     }
 }
 
+impl LicenseRecord {
+    /// Its name, as records have it
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Revoked => "revoked",
+            Self::RightRequired => "right-required",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [
+            Self::Free,
+            Self::Revoked,
+            Self::RightRequired,
+            Self::Unknown,
+        ]
+        .into_iter()
+        .find(|license| license.name() == name)
+    }
+}
+
 impl From<LicenseRecord> for License {
     fn from(record: LicenseRecord) -> Self {
         match record {
@@ -288,7 +357,12 @@ pub(super) struct Platform {
     models: HashMap<SolutionId, Model>,
     claimants: HashMap<RepositoryName, Vec<SolutionId>>,
     terms: HashMap<RevisionId, Terms>,
+    passwords: HashMap<String, DatedHash>,
+    highest_cost: Option<u32>,
 }
+
+/// A password, and from when on logins with it count
+type DatedHash = (PasswordHash, SystemTime);
 
 #[derive(Clone, Debug)]
 struct Model {
@@ -322,6 +396,13 @@ impl Platform {
                     "account `{login}`: the id `{}` is another account's too",
                     id.0.escape_debug()
                 ));
+            }
+            if let Some(password) = &record.password {
+                platform.highest_cost = platform.highest_cost.max(Some(password.cost()));
+                platform.passwords.insert(
+                    record.login.clone(),
+                    (password.clone(), SystemTime::UNIX_EPOCH),
+                );
             }
             let account = record.account();
             if platform
@@ -447,6 +528,28 @@ impl Platform {
         };
         if self.models.insert(id, model).is_some() {
             problems.push(format!("{at} is there twice"));
+        }
+    }
+
+    /// Says when passwords were set: as before where they are as before, and now where not
+    pub(super) fn date(mut self, before: Option<&Self>, now: SystemTime) -> Self {
+        for (login, (hash, date)) in &mut self.passwords {
+            *date = before
+                .and_then(|before| before.passwords.get(login))
+                .filter(|(old, _)| old == hash)
+                .map_or(now, |(_, date)| *date);
+        }
+        self
+    }
+
+    /// What a login is checked against
+    pub(super) fn login(&self, login: &str) -> Login {
+        let account = self.accounts.get(login).cloned();
+        match account.zip(self.passwords.get(login)) {
+            Some((account, (hash, date))) => {
+                Login::from_parts(Some((account, hash.clone())), *date, self.highest_cost)
+            }
+            None => Login::from_parts(None, SystemTime::UNIX_EPOCH, self.highest_cost),
         }
     }
 

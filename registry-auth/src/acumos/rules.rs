@@ -6,6 +6,11 @@ use super::facts::{
     Account, Catalog, Facts, License, Query, Revision, Right, Solution, Visibility,
 };
 use super::names::{is_tag_of, model_name, split};
+use super::remedy;
+use super::words::{
+    demand, hidden, image_of, in_catalog, is_revision, named, no_account, no_revision, other_owner,
+    ownership, roles_of, who,
+};
 use crate::policy::Decision;
 
 /// What someone wants to do
@@ -61,8 +66,9 @@ impl Rules {
     /// Pure and total: the answer depends on the arguments alone. Whoever calls it answers the
     /// question and calls again; each question is asked at most once, so that ends.
     ///
-    /// The reason of a denial does not tell an image that does not exist from one that the
-    /// user may not know of. The rule, which is for operators, does.
+    /// What users are told of a denial, its reason and its remedy, does not tell an image that
+    /// does not exist from one that the user may not know of. Neither does the rule, unless the
+    /// denial is [hidden](Decision::is_hidden): then it is for operators, as the facts are.
     ///
     /// # Errors
     ///
@@ -71,19 +77,19 @@ impl Rules {
         let Some(login) = request.user else {
             return Ok(
                 Decision::deny("anonymous", "log in with your account of the platform")
+                    .with_remedy(remedy::LOG_IN)
                     .with_missing("an account of the platform"),
             );
         };
         let account = match facts.account(login)? {
             Some(account) if account.active => account,
-            // Not told apart: who may log in is nobody else's business.
             Some(account) => {
-                return Ok(Decision::deny("inactive-account", NO_ACCOUNT)
+                return Ok(no_account()
                     .with_fact(format!("the account of {} is not active", who(account)))
                     .with_missing("the account to be active"));
             }
             None => {
-                return Ok(Decision::deny("unknown-account", NO_ACCOUNT)
+                return Ok(no_account()
                     .with_fact(format!("the platform has no account `{login}`"))
                     .with_missing(format!("an active account `{login}`")));
             }
@@ -115,6 +121,7 @@ impl Rules {
         match account.roles.contains(&self.admin_role) {
             true => Decision::allow("administrator", "you are an administrator"),
             false => Decision::deny("not-administrator", otherwise)
+                .with_remedy(remedy::NOT_ADMINISTRATOR)
                 .with_missing(format!("the role `{}`", self.admin_role)),
         }
         .with_fact(roles_of(account))
@@ -139,15 +146,15 @@ impl Rules {
             }
         }
         if owned.is_empty() {
-            let reason = format!(
-                "you own no solution with an image `{repository}`; push to \
-                 `<model name>_<solution id>` of a solution of yours"
-            );
+            // By one rule, which users are shown, whether there is such a solution or not.
+            let mut decision = Decision::deny(
+                "not-owner",
+                format!("you own no solution with an image `{repository}`"),
+            )
+            .with_remedy(remedy::not_owner(self.co_owner_push));
             if others.is_empty() {
-                let decision = Decision::deny("unknown-solution", reason);
                 return Ok(claims.missing(decision, repository));
             }
-            let mut decision = Decision::deny("not-owner", reason);
             for solution in others {
                 decision = decision.with_fact(other_owner(account, solution));
                 if !self.co_owner_push {
@@ -167,21 +174,16 @@ impl Rules {
         // By its id a solution is found under any name; it may be pushed under its own only.
         if let (Some(model), [solution]) = (claims.model, owned.as_slice())
             && model != model_name(&solution.name)
-            && !facts
-                .revisions(&solution.id)?
+            && let revisions = facts.revisions(&solution.id)?
+            && !revisions
                 .iter()
                 .any(|revision| has_repository(revision, repository))
         {
             return Ok(Decision::deny(
                 "wrong-name",
-                format!(
-                    "solution {} is named `{}`; push to `{}_{}`",
-                    solution.id,
-                    solution.name,
-                    model_name(&solution.name),
-                    solution.id,
-                ),
+                format!("solution {} is named `{}`", solution.id, solution.name),
             )
+            .with_remedy(remedy::own_image(repository, solution, revisions))
             .with_fact(ownership(account, solution))
             .with_fact(format!(
                 "no revision of {} has an image `{repository}`",
@@ -201,19 +203,21 @@ impl Rules {
                 decision.with_fact(ownership(account, solution))
             }));
         };
-        for solution in others {
+        for solution in &others {
             if facts
                 .revisions(&solution.id)?
                 .iter()
                 .any(|revision| has_image(revision, repository, tag))
             {
+                let own = owned[0];
+                let revisions = facts.revisions(&own.id)?;
                 return Ok(Decision::deny(
                     "ambiguous",
                     format!(
-                        "`{repository}:{tag}` is also the image of a solution that you do not own; \
-                         push to `<model name>_<solution id>`"
+                        "`{repository}:{tag}` is also the image of a solution that you do not own"
                     ),
                 )
+                .with_remedy(remedy::own_image(repository, own, revisions))
                 .with_fact(format!(
                     "`{repository}:{tag}` is an image of {}",
                     named(solution)
@@ -224,7 +228,7 @@ impl Rules {
                 )));
             }
         }
-        let mut versions = Vec::new();
+        let mut revisions = Vec::new();
         for solution in &owned {
             for revision in facts.revisions(&solution.id)? {
                 let by_version = claims.model.is_some() && is_tag_of(tag, &revision.version);
@@ -239,19 +243,31 @@ impl Rules {
                     .with_fact(is_revision(repository, tag, revision, solution))
                     .with_fact(ownership(account, solution)));
                 }
-                versions.push(revision.version.to_lowercase());
+                revisions.push(revision);
             }
         }
+        let mut taken = Vec::new();
+        for solution in others {
+            taken.extend(facts.revisions(&solution.id)?);
+        }
+        let is_taken = |tag: &Tag| {
+            taken
+                .iter()
+                .any(|revision| has_image(revision, repository, tag))
+        };
+        let by_version = claims.model.is_some();
+        let tags = remedy::own_tags(repository, by_version, revisions.iter().copied(), is_taken);
         let decision = Decision::deny(
             "no-such-revision",
-            match versions.is_empty() {
+            match revisions.is_empty() {
                 true => format!("the solution has no revision yet; `{tag}` must be one"),
-                false => format!(
-                    "`{tag}` is no revision of the solution; expected one of {}",
-                    shortened(versions)
-                ),
+                false => format!("`{repository}:{tag}` is no revision of the solution"),
             },
-        );
+        )
+        .with_remedy(match tags {
+            Some(tags) => tags,
+            None => remedy::own_image(repository, owned[0], facts.revisions(&owned[0].id)?),
+        });
         let decision = owned.iter().fold(decision, |decision, solution| {
             decision.with_fact(ownership(account, solution))
         });
@@ -533,6 +549,7 @@ fn pull_revision(
                     "license-revoked",
                     format!("the licence of revision {version} was withdrawn"),
                 )
+                .with_remedy(remedy::license_revoked(solution))
                 .with_fact(demand(license))
                 .with_missing(format!(
                     "the licence of revision {version} to be valid again, or {} to own {}",
@@ -558,10 +575,10 @@ fn pull_revision(
         Ok(Right::None { reason }) => Decision::deny(
             "no-right-to-use",
             format!(
-                "revision {version} is not open source and you have no right to use it ({reason}); \
-                 ask its licensor for one"
+                "revision {version} is not open source and you have no right to use it ({reason})"
             ),
         )
+        .with_remedy(remedy::no_right(solution, revision))
         .with_fact(format!("right to use: none ({reason})"))
         .with_missing(format!(
             "a right of {}, or of everyone, to use revision {version} ({}), or to own {}",
@@ -607,141 +624,6 @@ fn unpublished(
     Ok(decision.with_fact(roles_of(account)))
 }
 
-/// A user as operators know one
-fn who(account: &Account) -> String {
-    ["`", &account.login, "` (user ", &account.user.0, ")"].concat()
-}
-
-fn roles_of(account: &Account) -> String {
-    match account.roles.is_empty() {
-        true => format!("{} has no roles", who(account)),
-        false => format!(
-            "{} has the roles `{}`",
-            who(account),
-            account.roles.join("`, `")
-        ),
-    }
-}
-
-/// A solution as operators know one
-fn named(solution: &Solution) -> String {
-    ["solution ", solution.id.as_str(), " (", &solution.name, ")"].concat()
-}
-
-// The facts that most decisions have are concatenated: formatting them would take longer than
-// the decision.
-
-fn image_of(repository: &RepositoryName, solution: &Solution) -> String {
-    let id = solution.id.as_str();
-    let name = &solution.name;
-    [
-        "`",
-        repository.as_str(),
-        "` is an image of solution ",
-        id,
-        " (",
-        name,
-        ")",
-    ]
-    .concat()
-}
-
-fn ownership(account: &Account, solution: &Solution) -> String {
-    let (id, name) = (solution.id.as_str(), &solution.name);
-    let (login, user) = (&account.login, &account.user.0);
-    if solution.owner == account.user {
-        [
-            "solution ",
-            id,
-            " (",
-            name,
-            ") is owned by `",
-            login,
-            "` (user ",
-            user,
-            ")",
-        ]
-        .concat()
-    } else {
-        [
-            "`",
-            login,
-            "` (user ",
-            user,
-            ") is a co-owner of solution ",
-            id,
-            " (",
-            name,
-            ")",
-        ]
-        .concat()
-    }
-}
-
-fn other_owner(account: &Account, solution: &Solution) -> String {
-    let owner = &solution.owner.0;
-    [
-        &named(solution),
-        " is owned by user ",
-        owner,
-        ", not by ",
-        &who(account),
-    ]
-    .concat()
-}
-
-fn is_revision(
-    repository: &RepositoryName,
-    tag: &Tag,
-    revision: &Revision,
-    solution: &Solution,
-) -> String {
-    [
-        "`",
-        repository.as_str(),
-        ":",
-        tag.as_str(),
-        "` is revision ",
-        &revision.version,
-        " (",
-        &revision.id.0,
-        ") of solution ",
-        solution.id.as_str(),
-        " (",
-        &solution.name,
-        ")",
-    ]
-    .concat()
-}
-
-fn no_revision(repository: &RepositoryName, tag: &Tag, solution: &Solution) -> String {
-    format!(
-        "a revision of {} with the version `{tag}` or the image `{repository}:{tag}`",
-        named(solution)
-    )
-}
-
-fn in_catalog(catalog: &Catalog) -> String {
-    match &catalog.visibility {
-        Visibility::Public => ["in the catalogue `", &catalog.name, "`, which is public"].concat(),
-        Visibility::Restricted { roles } => format!(
-            "in the catalogue `{}`, which is for the roles `{}`",
-            catalog.name,
-            roles.join("`, `")
-        ),
-    }
-}
-
-/// What a licence demands, in words
-fn demand(license: License) -> &'static str {
-    match license {
-        License::Free => "licence: open source",
-        License::Revoked => "licence: withdrawn",
-        License::RightRequired => "licence: right required",
-        License::Unknown => "licence: unknown, so a right is required",
-    }
-}
-
 /// The first catalogue in which the user sees a solution
 fn visible<'c>(account: &Account, catalogs: &'c [Catalog]) -> Option<&'c Catalog> {
     catalogs.iter().find(|catalog| match &catalog.visibility {
@@ -761,32 +643,3 @@ fn has_image(revision: &Revision, repository: &RepositoryName, tag: &Tag) -> boo
     let is_it = |image: &super::ImageName| image.repository == *repository && image.tag == *tag;
     revision.images.iter().any(is_it)
 }
-
-/// A denial that tells the user nothing about what exists
-fn hidden(rule: &'static str, repository: &RepositoryName) -> Decision {
-    Decision::deny(
-        rule,
-        format!(
-            "there is no image in `{repository}` that you may pull: it must be yours, or be \
-             published in a catalogue that you see"
-        ),
-    )
-    .with_hidden()
-}
-
-/// The first of the versions, for an error message
-fn shortened(mut versions: Vec<String>) -> String {
-    let more = versions.len().saturating_sub(SHOWN);
-    versions.truncate(SHOWN);
-    let list = versions.join("`, `");
-    match more {
-        0 => format!("`{list}`"),
-        more => format!("`{list}` and {more} more"),
-    }
-}
-
-/// How many versions an error message lists
-const SHOWN: usize = 8;
-
-/// One text for every account that is not let in
-const NO_ACCOUNT: &str = "the platform has no active account of yours";

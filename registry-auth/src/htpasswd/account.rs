@@ -14,8 +14,8 @@ const LATELY: Duration = Duration::from_secs(60);
 /// Of all passwords one is right, so one fingerprint is all that success has to remember: as
 /// much memory as there are entries, and no attack can push it out. Once it is there, every
 /// other password is known to be wrong.
-pub(super) struct Account {
-    pub(super) hash: Hash,
+pub(crate) struct Account {
+    pub(crate) hash: Hash,
     history: Mutex<History>,
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Memory {
 }
 
 impl Account {
-    pub(super) fn new(hash: Hash) -> Self {
+    pub(crate) fn new(hash: Hash) -> Self {
         Self {
             hash,
             history: Mutex::default(),

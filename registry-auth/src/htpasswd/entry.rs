@@ -68,6 +68,10 @@ impl Entry {
         }
     }
 
+    pub(crate) fn into_hash(self) -> Hash {
+        self.hash
+    }
+
     /// The name of the user
     pub fn user(&self) -> &str {
         &self.user
@@ -129,7 +133,7 @@ pub enum EntryError {
 }
 
 /// What a name must be for a line and a client's credentials (RFC 7617, section 2) to carry it
-pub(super) fn check_user(user: &str) -> Result<(), EntryError> {
+pub(crate) fn check_user(user: &str) -> Result<(), EntryError> {
     if user.is_empty() {
         return Err(EntryError::UserEmpty);
     }

@@ -30,14 +30,14 @@ const SALT_END: usize = 29;
 ///
 /// `Debug` does not show it: who reads it can try passwords on it.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Hash {
+pub(crate) struct Hash {
     text: String,
     cost: u32,
 }
 
 /// Why a text is no hash that is accepted
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum HashError {
+pub(crate) enum HashError {
     Cost(u32),
     Malformed(&'static str),
     Scheme(&'static str),
@@ -45,7 +45,7 @@ pub(super) enum HashError {
 
 impl Hash {
     /// Reads the part of a line after the colon
-    pub(super) fn parse(text: &str) -> Result<Self, HashError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, HashError> {
         if !["$2a$", "$2b$", "$2y$"]
             .iter()
             .any(|prefix| text.starts_with(prefix))
@@ -83,7 +83,7 @@ impl Hash {
     }
 
     /// Makes a hash, with a salt from the system
-    pub(super) fn of(password: &str, cost: u32) -> Result<Self, EntryError> {
+    pub(crate) fn of(password: &str, cost: u32) -> Result<Self, EntryError> {
         let parts = bcrypt::hash_with_result(password, cost).map_err(|_| EntryError::NoSalt)?;
         Ok(Self {
             // As Apache's tool writes it; everyone reads it.
@@ -92,11 +92,11 @@ impl Hash {
         })
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
-    pub(super) fn cost(&self) -> u32 {
+    pub(crate) fn cost(&self) -> u32 {
         self.cost
     }
 

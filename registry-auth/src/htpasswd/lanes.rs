@@ -46,7 +46,7 @@ const JOINED: usize = 8192;
 
 /// What a check found
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Right,
     Wrong,
 }

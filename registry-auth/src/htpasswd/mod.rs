@@ -41,6 +41,7 @@
 //! would let made-up names hold up the users.
 
 mod account;
+mod checker;
 mod entry;
 mod file;
 mod fingerprint;
@@ -52,33 +53,25 @@ use std::collections::HashMap;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use quick_cache::sync::Cache;
 use registry_core::Access;
-use tokio::sync::oneshot;
-use tokio::task;
 
-use self::account::{Account, Memory};
-use self::fingerprint::{Fingerprint, Fingerprints, taken_in};
-use self::hash::{Meter, waste};
-use self::lanes::{Lanes, Question, Run, Verdict};
 use crate::authenticator::{AuthenticateError, Authenticator, ChallengeReason, Credentials};
 use crate::challenge::Quoted;
 use crate::principal::Principal;
+use crate::token::Accounts;
 
+pub(crate) use self::account::Account;
+pub(crate) use self::checker::Checker;
+pub(crate) use self::entry::check_user;
 pub use self::entry::{Entry, EntryError, MAX_USER};
 pub use self::file::{File, LoadError, MAX_SIZE, ParseError, SaveError};
+pub(crate) use self::hash::{Hash, HashError};
 pub use self::hash::{MAX_COST, MAX_PASSWORD, MIN_COST};
-
-/// How many wrong credentials are remembered; some megabytes
-const FAILURES: usize = 16 * 1024;
-
-/// When to come back where there is no room to wait: room is made with every check
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) use self::lanes::Verdict;
 
 /// Knows the users of a file by their passwords
 ///
@@ -124,7 +117,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Htpasswd {
     path: PathBuf,
     realm: Quoted,
-    inner: Arc<Inner>,
+    table: RwLock<Arc<Table>>,
+    checker: Arc<Checker>,
 }
 
 /// How much an [`Htpasswd`] may take
@@ -182,18 +176,13 @@ impl Htpasswd {
     ) -> Result<Self, LoadError> {
         let path = path.into();
         let table = Table::load(&path, None)?;
+        let checker = Checker::new(options).map_err(|_| LoadError::NoKey)?;
+        checker.set_highest_cost(table.highest_cost);
         Ok(Self {
             path,
             realm,
-            inner: Arc::new(Inner {
-                table: RwLock::new(Arc::new(table)),
-                fingerprints: Fingerprints::new().map_err(|_| LoadError::NoKey)?,
-                failures: Cache::new(FAILURES),
-                queue: Mutex::default(),
-                meter: Meter::default(),
-                unavailable: AtomicU64::new(0),
-                options,
-            }),
+            table: RwLock::new(Arc::new(table)),
+            checker: Arc::new(checker),
         })
     }
 
@@ -207,13 +196,10 @@ impl Htpasswd {
     ///
     /// [`LoadError`]; what was in force remains so.
     pub fn reload(&self) -> Result<usize, LoadError> {
-        let table = Table::load(&self.path, Some(&self.inner.table()))?;
-        let users = table.accounts.len();
-        *self
-            .inner
-            .table
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        let table = Table::load(&self.path, Some(&self.table()))?;
+        let users = table.entries.len();
+        self.checker.set_highest_cost(table.highest_cost);
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         Ok(users)
     }
 
@@ -224,13 +210,46 @@ impl Htpasswd {
 
     /// What it did and does
     pub fn counts(&self) -> Counts {
-        let inner = &self.inner;
         Counts {
-            hashes: inner.meter.hashes(),
-            rounds: inner.meter.rounds(),
-            unavailable: inner.unavailable.load(Ordering::Relaxed),
-            waiting: inner.queue().lanes.waiting() as u64,
-            users: inner.table().accounts.len() as u64,
+            users: self.table().entries.len() as u64,
+            ..self.checker.counts()
+        }
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.table
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    async fn verdict(&self, user: &str, password: &str) -> Result<Verdict, AuthenticateError> {
+        loop {
+            let account = self.table().account(user).cloned();
+            let verdict = self.checker.check(user, password, account.as_ref()).await?;
+            // While it waited another file may have come into force.
+            let unchanged = match (&account, self.table().account(user)) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                (None, None) => true,
+                _ => false,
+            };
+            if unchanged {
+                return Ok(verdict);
+            }
+        }
+    }
+}
+
+/// A refresh token ends when its user is removed or the entry changes
+///
+/// After a start it is not known which entries changed, so every one counts as changed when the file
+/// was written last: users who logged in before that log in again.
+#[async_trait]
+impl Accounts for Htpasswd {
+    async fn account(&self, name: &str, since: SystemTime) -> Result<Principal, AuthenticateError> {
+        match self.table().entries.get(name) {
+            Some(entry) if since >= entry.since => Ok(Principal::user(name)),
+            _ => Err(AuthenticateError::Rejected),
         }
     }
 }
@@ -244,8 +263,7 @@ impl Authenticator for Htpasswd {
         match credentials {
             Credentials::None => Ok(Principal::Anonymous),
             Credentials::Basic { user, password } => {
-                let password = taken_in(password.expose().as_bytes());
-                match self.inner.verdict(user, password).await? {
+                match self.verdict(user, password.expose()).await? {
                     Verdict::Right => Ok(Principal::user(user)),
                     Verdict::Wrong => Err(AuthenticateError::Rejected),
                 }
@@ -271,12 +289,31 @@ impl fmt::Debug for Htpasswd {
 
 /// The file in force
 struct Table {
-    accounts: HashMap<String, Arc<Account>>,
+    entries: HashMap<String, Known>,
     highest_cost: u32,
 }
 
+/// An entry of the file
+#[derive(Clone)]
+struct Known {
+    account: Arc<Account>,
+    /// Since when, as far as is known, it has been in the file with this hash
+    since: SystemTime,
+}
+
 impl Table {
+    fn account(&self, user: &str) -> Option<&Arc<Account>> {
+        self.entries.get(user).map(|known| &known.account)
+    }
+
     fn load(path: &Path, old: Option<&Self>) -> Result<Self, LoadError> {
+        let now = SystemTime::now();
+        // Who has just started does not know since when an entry is as it is, but since when the
+        // file is. To the second, as logins are.
+        let since = match old {
+            Some(_) => now,
+            None => whole_second(written(path).map_or(now, |written| written.min(now))),
+        };
         let file = File::load(path)?;
         let highest_cost =
             file.entries()
@@ -285,217 +322,37 @@ impl Table {
                 .ok_or_else(|| LoadError::Empty {
                     path: path.to_owned(),
                 })?;
-        let accounts = file
+        let entries = file
             .entries()
             .map(|entry| {
                 let same = old
-                    .and_then(|table| table.accounts.get(entry.user()))
-                    .filter(|account| account.hash == entry.hash);
-                let account = match same {
-                    Some(account) => account.clone(),
-                    None => Arc::new(Account::new(entry.hash.clone())),
+                    .and_then(|table| table.entries.get(entry.user()))
+                    .filter(|known| known.account.hash == entry.hash);
+                let known = match same {
+                    Some(known) => known.clone(),
+                    None => Known {
+                        account: Arc::new(Account::new(entry.hash.clone())),
+                        since,
+                    },
                 };
-                (entry.user().to_owned(), account)
+                (entry.user().to_owned(), known)
             })
             .collect();
         Ok(Self {
-            accounts,
+            entries,
             highest_cost,
         })
     }
 }
 
-/// What the authenticator and its workers share
-struct Inner {
-    table: RwLock<Arc<Table>>,
-    fingerprints: Fingerprints,
-    /// Credentials that are wrong, and stay so: those of a changed entry are others
-    failures: Cache<Fingerprint, ()>,
-    queue: Mutex<Queue>,
-    meter: Meter,
-    unavailable: AtomicU64,
-    options: Options,
+/// When a file was written, where the system tells
+fn written(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).ok()?.modified().ok()
 }
 
-#[derive(Default)]
-struct Queue {
-    lanes: Lanes,
-    workers: usize,
-}
-
-impl Inner {
-    async fn verdict(
-        self: &Arc<Self>,
-        user: &str,
-        password: &[u8],
-    ) -> Result<Verdict, AuthenticateError> {
-        loop {
-            let account = self.table().accounts.get(user).cloned();
-            let hash = account.as_ref().map(|account| &account.hash);
-            let credentials = self.fingerprints.credentials(user, password, hash);
-            let memory = match &account {
-                // bcrypt takes a password that repeats itself with zeros between for the
-                // password alone. No client may send zeros, and no tool makes such an entry.
-                Some(_) if password.contains(&0) => Memory::Wrong,
-                Some(account) => {
-                    account.recall(&credentials, Instant::now(), self.options.remember)
-                }
-                None => Memory::Wrong,
-            };
-            if memory == Memory::Right {
-                return Ok(Verdict::Right);
-            }
-            if self.failures.get(&credentials).is_some() {
-                return Ok(Verdict::Wrong);
-            }
-            let question = match (&account, memory) {
-                (Some(account), Memory::Unknown) => Question::Check {
-                    account: account.clone(),
-                    password: password.into(),
-                },
-                _ => Question::Shadow,
-            };
-            let unavailable = || {
-                self.unavailable.fetch_add(1, Ordering::Relaxed);
-                AuthenticateError::Unavailable {
-                    retry_after: RETRY_AFTER,
-                }
-            };
-            let name = self.fingerprints.name(user);
-            let answer = self
-                .ask(name, credentials, question)
-                .map_err(|_| unavailable())?;
-            let verdict = answer.await.map_err(|_| unavailable())?;
-            // While it waited another file may have come into force.
-            let unchanged = match (&account, self.table().accounts.get(user)) {
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                (None, None) => true,
-                _ => false,
-            };
-            if unchanged {
-                return Ok(verdict);
-            }
-        }
-    }
-
-    fn ask(
-        self: &Arc<Self>,
-        name: Fingerprint,
-        credentials: Fingerprint,
-        question: Question,
-    ) -> Result<oneshot::Receiver<Verdict>, lanes::Full> {
-        let (sender, receiver) = oneshot::channel();
-        let worker = {
-            let mut queue = self.queue();
-            queue
-                .lanes
-                .enqueue(name, credentials, question, sender, Instant::now())?;
-            (queue.workers < self.options.concurrency.get()).then(|| {
-                queue.workers += 1;
-                Worker {
-                    inner: self.clone(),
-                    run: None,
-                    counted: true,
-                }
-            })
-        };
-        if let Some(worker) = worker {
-            // Not awaited: the answers come through their channels.
-            drop(task::spawn_blocking(move || worker.work()));
-        }
-        Ok(receiver)
-    }
-
-    fn table(&self) -> Arc<Table> {
-        self.table
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Makes hashes until nobody waits for one
-struct Worker {
-    inner: Arc<Inner>,
-    run: Option<Run>,
-    counted: bool,
-}
-
-impl Worker {
-    fn work(mut self) {
-        while self.step() {}
-    }
-
-    /// Makes one hash, if there is one to make
-    fn step(&mut self) -> bool {
-        let mut queue = self.inner.queue();
-        let Some(run) = queue.lanes.next(Instant::now()) else {
-            // Under the same lock as the look: what comes next finds that a worker is missing.
-            queue.workers -= usize::from(self.counted);
-            self.counted = false;
-            return false;
-        };
-        drop(queue);
-        let run = self.run.insert(run);
-        let verdict = self.inner.perform(run);
-        let senders = self.inner.queue().lanes.finish(run, verdict);
-        self.run = None;
-        for sender in senders {
-            // Who asked may be gone.
-            let _ = sender.send(verdict);
-        }
-        true
-    }
-}
-
-impl Drop for Worker {
-    /// Whatever ends a worker early, nobody waits for it for ever
-    fn drop(&mut self) {
-        if self.run.is_none() && !self.counted {
-            return;
-        }
-        let mut queue = self.inner.queue();
-        queue.workers -= usize::from(self.counted);
-        if let Some(run) = &self.run {
-            // The senders are dropped, which says that there is no answer.
-            drop(queue.lanes.finish(run, Verdict::Wrong));
-        }
-    }
-}
-
-impl Inner {
-    /// Makes the hash of a run, and remembers what it tells
-    fn perform(&self, run: &Run) -> Verdict {
-        let highest_cost = self.table().highest_cost;
-        match run {
-            Run::Check {
-                credentials,
-                account,
-                password,
-                ..
-            } => {
-                if account.hash.check(password, highest_cost, &self.meter) {
-                    account.succeeded(*credentials, Instant::now());
-                    Verdict::Right
-                } else {
-                    account.failed(Instant::now());
-                    self.failures.insert(*credentials, ());
-                    Verdict::Wrong
-                }
-            }
-            Run::Shadow(heads) => {
-                waste(highest_cost, &self.meter);
-                for (_, credentials) in heads {
-                    self.failures.insert(*credentials, ());
-                }
-                Verdict::Wrong
-            }
-        }
-    }
+fn whole_second(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.map_or(0, |since| since.as_secs()))
 }
 
 #[cfg(test)]

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::pin::Pin;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use tempfile::TempDir;
+use tokio::task;
 
+use super::checker::{FAILURES, RETRY_AFTER, Worker};
 use super::*;
 use crate::{ChallengeReason, Password};
 
@@ -109,10 +112,10 @@ impl Registry {
 
     /// Takes the place of the workers: nothing is hashed except by its steps
     fn worker(&self) -> Worker {
-        let inner = self.htpasswd.inner.clone();
-        inner.queue().workers = inner.options.concurrency.get();
+        let checker = self.htpasswd.checker.clone();
+        checker.queue().workers = checker.options.concurrency.get();
         Worker {
-            inner,
+            checker,
             run: None,
             counted: false,
         }
@@ -214,7 +217,7 @@ async fn what_was_not_used_for_long_is_forgotten() {
     let registry = open(&line("ada", "right", 4));
     let mut short = open(&line("ada", "right", 4));
     let inner = Arc::get_mut(&mut short.htpasswd).unwrap();
-    Arc::get_mut(&mut inner.inner).unwrap().options.remember = Duration::ZERO;
+    Arc::get_mut(&mut inner.checker).unwrap().options.remember = Duration::ZERO;
     for (registry, hashes) in [(&registry, 1), (&short, 2)] {
         for _ in 0..2 {
             assert_eq!(registry.login("ada", "right").await, accepted("ada"));
@@ -272,7 +275,11 @@ async fn a_password_counts_up_to_its_72nd_byte_and_zeros_never_do() {
         assert!(
             bcrypt::verify(
                 "b\0b",
-                registry.htpasswd.inner.table().accounts["bob"]
+                registry
+                    .htpasswd
+                    .table()
+                    .account("bob")
+                    .unwrap()
                     .hash
                     .as_str()
             )
@@ -446,7 +453,7 @@ fn a_flood_delays_a_right_password_by_few_hashes_and_a_remembered_one_by_none() 
     // The flood is over, and nothing of it remains but what has a fixed size.
     while worker.step() {}
     assert_eq!(registry.htpasswd.counts().waiting, 0);
-    assert!(registry.htpasswd.inner.failures.len() <= FAILURES);
+    assert!(registry.htpasswd.checker.failures.len() <= FAILURES);
     assert_eq!(registry.login_now("bob", "b"), accepted("bob"));
     assert_eq!(registry.login_now("ada", "a"), accepted("ada"));
 }
@@ -468,7 +475,7 @@ fn failures_do_not_push_out_successes() {
             assert_eq!(login.poll(), Some(&REJECTED));
         }
     }
-    let remembered = registry.htpasswd.inner.failures.len();
+    let remembered = registry.htpasswd.checker.failures.len();
     assert!(remembered <= FAILURES, "{remembered}");
     assert_eq!(registry.login_now("ada", "a"), accepted("ada"));
 }
@@ -499,13 +506,13 @@ async fn who_has_no_room_to_wait_is_told_to_come_back() {
 #[tokio::test]
 async fn a_worker_that_ends_early_leaves_nobody_waiting() {
     let registry = open(&line("ada", "a", 4));
-    let inner = &registry.htpasswd.inner;
-    inner.queue().workers = 1;
+    let checker = &registry.htpasswd.checker;
+    checker.queue().workers = 1;
     let ada = registry.spawn("ada", "a");
     settle().await;
-    let run = inner.queue().lanes.next(Instant::now());
+    let run = checker.queue().lanes.next(Instant::now());
     drop(Worker {
-        inner: inner.clone(),
+        checker: checker.clone(),
         run,
         counted: true,
     });
@@ -513,7 +520,7 @@ async fn a_worker_that_ends_early_leaves_nobody_waiting() {
         ada.await.unwrap(),
         Err(AuthenticateError::Unavailable { .. })
     ));
-    assert_eq!(inner.queue().workers, 0);
+    assert_eq!(checker.queue().workers, 0);
     assert_eq!(registry.login("ada", "a").await, accepted("ada"));
 }
 
@@ -553,4 +560,49 @@ async fn under_a_real_flood_the_right_ones_come_in() {
     for task in flood {
         assert!(task.await.unwrap() > 0);
     }
+}
+
+#[tokio::test]
+async fn refresh_tokens_end_with_the_user_and_with_the_password() {
+    use std::time::SystemTime;
+
+    use super::{Entry, File};
+    use crate::Password;
+    use crate::token::Accounts;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users");
+    let entry = |user, password| Entry::new(user, &Password::new(password), 4).unwrap();
+    let file = File::default()
+        .with(entry("ada", "one"))
+        .with(entry("bob", "one"));
+    file.save(&path).unwrap();
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let opened = std::fs::File::options().write(true).open(&path).unwrap();
+    opened.set_modified(written).unwrap();
+    let htpasswd = Htpasswd::open(&path, "r".parse().unwrap(), Options::default()).unwrap();
+    let good = async |user: &str, since| match htpasswd.account(user, since).await {
+        Ok(principal) => principal == Principal::user(user),
+        Err(error) => {
+            assert_eq!(error, AuthenticateError::Rejected);
+            false
+        }
+    };
+    let second = Duration::from_secs(1);
+    for user in ["ada", "bob"] {
+        assert!(good(user, written).await);
+        assert!(!good(user, written - second).await);
+    }
+    assert!(!good("eve", SystemTime::now()).await);
+
+    let before = SystemTime::now() - second;
+    let file = file.with(entry("ada", "two"));
+    file.clone().save(&path).unwrap();
+    htpasswd.reload().unwrap();
+    assert!(!good("ada", before).await);
+    assert!(good("ada", SystemTime::now() + second).await);
+    assert!(good("bob", written).await);
+    file.without("bob").unwrap().save(&path).unwrap();
+    htpasswd.reload().unwrap();
+    assert!(!good("bob", SystemTime::now()).await);
 }

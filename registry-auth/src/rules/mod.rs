@@ -163,6 +163,7 @@ impl RuleList {
                 Decision::allow(rule.name.clone(), format!("you may {}", Phrase::of(access)))
             }
             Effect::Deny => Decision::deny(rule.name.clone(), refusal(principal, access))
+                .with_remedy(remedy(principal))
                 .with_missing(format!(
                     "rule `{}` not to be about it, and a rule that allows it",
                     rule.name
@@ -217,7 +218,7 @@ impl RuleList {
             }
             _ => refusal(principal, access),
         };
-        let decision = Decision::deny(DEFAULT, reason);
+        let decision = Decision::deny(DEFAULT, reason).with_remedy(remedy(principal));
         let decision = match nearly {
             None => decision
                 .with_fact(format!(
@@ -308,6 +309,14 @@ fn refusal(principal: &Principal, access: &Access) -> String {
             Phrase::of(access)
         ),
         _ => format!("you may not {}", Phrase::of(access)),
+    }
+}
+
+/// What would allow it, the same whatever exists and whatever rules there are
+fn remedy(principal: &Principal) -> &'static str {
+    match principal {
+        Principal::Anonymous => "log in with an account that may do it",
+        _ => "log in with an account that may do it, or ask whoever runs this registry",
     }
 }
 

@@ -104,18 +104,20 @@ impl Policy for Granted {
             Principal::Token { grants, .. } if grants.allow(access) => {
                 Decision::allow(RULE, "the token grants it")
             }
-            Principal::Token { .. } => Decision::deny(
-                RULE,
-                format!("the token does not grant `{access}`; ask its issuer for one that does"),
-            ),
+            Principal::Token { .. } => {
+                Decision::deny(RULE, format!("the token does not grant `{access}`"))
+                    .with_remedy("ask its issuer for a token that does")
+            }
             Principal::Anonymous => Decision::deny(
                 RULE,
                 format!("log in: this needs a token that grants `{access}`"),
-            ),
+            )
+            .with_remedy("get one from the token service that this registry names"),
             Principal::Service { .. } | Principal::User { .. } => Decision::deny(
                 RULE,
                 format!("only a token can grant `{access}`, and none came"),
-            ),
+            )
+            .with_remedy("get one from the token service that this registry names"),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::authenticator::{AuthenticateError, Password};
 use crate::policy::{AuthorizeError, Authorizer};
 use crate::principal::Principal;
 use crate::token::claims::{AccessEntry, Claims};
-use crate::token::key::KeyError;
+use crate::token::key::{KeyError, PublicKey};
 use crate::token::refresh::{AUDIENCE, Accounts};
 use crate::token::scope::{ResourceActions, Scope, quotable};
 use crate::token::signing_key::{SigningKey, SigningKeyError};
@@ -191,6 +191,8 @@ pub struct TokenIssuer {
 /// The keys in force
 struct Current {
     key: SigningKey,
+    /// The public keys, former ones too
+    keys: Arc<[Arc<PublicKey>]>,
     jwks: String,
     /// What verifies the refresh tokens of each service
     refresh: HashMap<String, TokenVerifier>,
@@ -230,6 +232,16 @@ impl TokenIssuer {
     pub fn reload(&self) -> Result<(), IssuerSetupError> {
         self.current.store(Arc::new(Current::load(&self.options)?));
         Ok(())
+    }
+
+    /// The name of the issuer, as registries know it
+    pub fn name(&self) -> &str {
+        &self.options.issuer
+    }
+
+    /// The public keys, another list whenever they were read again
+    pub(super) fn keys(&self) -> Arc<[Arc<PublicKey>]> {
+        self.current.load().keys.clone()
     }
 
     /// The services that tokens are issued for; there is at least one
@@ -395,6 +407,7 @@ impl Current {
         });
         Ok(Self {
             refresh: refresh.collect(),
+            keys: keys.into(),
             jwks,
             key,
         })

@@ -10,14 +10,19 @@
 //! [`Authorizer`](crate::Authorizer) allows it.
 //!
 //! What is accepted is what distribution 2.8 accepts with `auth: token`, and the keys of a JSON
-//! Web Key Set besides.
+//! Web Key Set besides, from a file or, with the feature `http-client`, from a URL.
 
 mod algorithm;
 mod authenticator;
+mod chain_accounts;
 mod claims;
 mod grants;
 mod issuer;
+#[cfg(feature = "http-client")]
+mod jwks_url;
 mod key;
+#[cfg(feature = "http-client")]
+mod published;
 mod refresh;
 mod scope;
 mod signing_key;
@@ -27,9 +32,12 @@ mod verifier;
 
 pub use self::algorithm::{AlgorithmError, SigningAlgorithm};
 pub use self::authenticator::{TokenAuthenticator, TokenOptions, TokenSetupError};
+pub use self::chain_accounts::ChainAccounts;
 pub use self::claims::{AccessEntry, Claims};
 pub use self::grants::{Grant, Granted, Grants};
 pub use self::issuer::{IssueError, IssuedToken, IssuerOptions, IssuerSetupError, TokenIssuer};
+#[cfg(feature = "http-client")]
+pub use self::jwks_url::{JwksUrl, JwksUrlError};
 pub use self::refresh::Accounts;
 pub use self::scope::{MAX_SCOPE, ResourceActions, Scope, ScopeError};
 pub use self::signing_key::{SigningKeyError, SigningKeyProblem};

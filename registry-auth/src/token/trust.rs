@@ -17,19 +17,21 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use crate::token::key::{KeyError, PublicKey, libtrust_id, sequence};
 
 /// The most bytes of a file of keys
-const MAX_FILE: u64 = 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 1024 * 1024;
 
 /// The most certificates in a token
 pub(super) const MAX_CHAIN: usize = 10;
 
 /// What tokens may be signed with
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Trust {
     /// The certificates of the bundle, in the order of `anchors`
     roots: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
     by_id: HashMap<String, Arc<PublicKey>>,
     by_thumbprint: HashMap<String, Arc<PublicKey>>,
+    /// Whether it is the keys alone that are trusted, whatever certificates come with them
+    keys_alone: bool,
 }
 
 impl Trust {
@@ -61,8 +63,61 @@ impl Trust {
         Self {
             by_id: by_thumbprint.clone(),
             by_thumbprint,
+            keys_alone: true,
             ..Self::default()
         }
+    }
+
+    /// The keys of a set that someone else publishes, who may well have keys in it for others
+    ///
+    /// What cannot verify tokens is passed over (RFC 7517, section 5): one such key must not keep
+    /// in force what the rest of the set says has gone.
+    #[cfg(feature = "http-client")]
+    pub(super) fn of_published(
+        content: &[u8],
+        from: &crate::token::jwks_url::JwksUrl,
+    ) -> Result<Self, TrustProblem> {
+        #[derive(serde::Deserialize)]
+        struct Set {
+            keys: Vec<serde_json::Value>,
+        }
+        let set: Set = serde_json::from_slice(content).map_err(jwks_problem)?;
+        let mut trust = Self::default();
+        for (index, value) in set.keys.into_iter().enumerate() {
+            let number = index + 1;
+            let key = serde_json::from_value(value).map_err(|_| KeyError::Malformed);
+            let added = key
+                .and_then(|jwk: Jwk| Ok((PublicKey::from_jwk(&jwk)?, jwk.common.key_id)))
+                .map_err(|error| TrustProblem::key(number, error))
+                .and_then(|(key, id)| trust.add(key, id));
+            if let Err(problem) = added {
+                tracing::warn!(url = %from, %problem, "a key of tokens is passed over");
+            }
+        }
+        if trust.by_thumbprint.is_empty() {
+            tracing::warn!(url = %from, "there is no key in the set that could verify tokens");
+        }
+        Ok(trust)
+    }
+
+    /// The same with these keys besides; where an id is that of two keys, it stays with the first
+    #[cfg(feature = "http-client")]
+    pub(super) fn with(&self, others: &Self) -> Self {
+        let mut both = self.clone();
+        for (id, key) in &others.by_id {
+            let known = both.by_id.entry(id.clone()).or_insert_with(|| key.clone());
+            if known.thumbprint() != key.thumbprint() {
+                tracing::warn!(
+                    thumbprint = key.thumbprint(),
+                    "a key by URL has the id of another in a file, whose it stays"
+                );
+            }
+        }
+        for (thumbprint, key) in &others.by_thumbprint {
+            let entry = both.by_thumbprint.entry(thumbprint.clone());
+            entry.or_insert_with(|| key.clone());
+        }
+        both
     }
 
     /// All keys that are known themselves
@@ -80,20 +135,16 @@ impl Trust {
         &self,
         jwk: &Jwk,
         now: SystemTime,
-    ) -> Result<Arc<PublicKey>, String> {
+    ) -> Result<Option<Arc<PublicKey>>, String> {
         let brought = PublicKey::from_jwk(jwk).map_err(|error| error.to_string())?;
         let Some(chain) = &jwk.common.x509_chain else {
-            return self
-                .by_thumbprint
-                .get(brought.thumbprint())
-                .cloned()
-                .ok_or_else(|| "the key in its header is not among those trusted".to_owned());
+            return Ok(self.by_thumbprint.get(brought.thumbprint()).cloned());
         };
         let certified = self.key_by_chain(chain, now)?;
         if certified.thumbprint() != brought.thumbprint() {
             return Err("the key in its header is not that of the certificate with it".to_owned());
         }
-        Ok(certified)
+        Ok(Some(certified))
     }
 
     /// The key of the first of these certificates (base64 of DER), if a root vouches for it
@@ -117,6 +168,13 @@ impl Trust {
         };
         let leaf = EndEntityCert::try_from(first)
             .map_err(|error| format!("a certificate in it cannot be read ({error:?})"))?;
+        if self.keys_alone {
+            let key = PublicKey::from_spki(&leaf.subject_public_key_info())
+                .map_err(|error| error.to_string())?;
+            let known = self.by_thumbprint.get(key.thumbprint()).cloned();
+            return known
+                .ok_or_else(|| "the key of its certificate is not among those trusted".to_owned());
+        }
         if self.roots.contains(first) {
             check_dates(&leaf, &self.anchors, now)
         } else {
@@ -207,10 +265,7 @@ impl Trust {
     }
 
     fn add_jwks(&mut self, path: &Path, content: &[u8]) -> Result<(), TrustProblem> {
-        let set: JwkSet = serde_json::from_slice(content).map_err(|error| TrustProblem::Jwks {
-            line: error.line(),
-            column: error.column(),
-        })?;
+        let set: JwkSet = serde_json::from_slice(content).map_err(jwks_problem)?;
         let mut usable = 0;
         for (index, jwk) in set.keys.iter().enumerate() {
             let number = index + 1;
@@ -293,6 +348,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, TrustProblem> {
     match content.len() as u64 > MAX_FILE {
         true => Err(TrustProblem::TooLarge),
         false => Ok(content),
+    }
+}
+
+/// Where it ceases to be a key set; what serde says quotes what is there
+fn jwks_problem(error: serde_json::Error) -> TrustProblem {
+    TrustProblem::Jwks {
+        line: error.line(),
+        column: error.column(),
     }
 }
 

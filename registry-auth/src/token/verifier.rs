@@ -50,22 +50,36 @@ pub struct TokenVerifier {
 }
 
 impl TokenVerifier {
-    /// Reads the files that the options name
+    /// Reads the files that the options name; a URL of keys is for a
+    /// [`TokenAuthenticator`](crate::TokenAuthenticator) alone
     ///
     /// # Errors
     ///
     /// [`TrustError`] names the file and says what is wrong with it.
     pub fn new(options: &TokenOptions) -> Result<Self, TrustError> {
+        let trust = Trust::load(
+            options.root_certificates.as_deref(),
+            options.jwks.as_deref(),
+        )?;
         Ok(Self {
             issuer: options.issuer.clone(),
             service: options.service.clone(),
             algorithms: options.algorithms.clone(),
             leeway: options.leeway,
-            trust: Trust::load(
-                options.root_certificates.as_deref(),
-                options.jwks.as_deref(),
-            )?,
+            trust,
         })
+    }
+
+    /// The same with these keys besides
+    #[cfg(feature = "http-client")]
+    pub(super) fn with(&self, others: &Trust) -> Self {
+        Self {
+            issuer: self.issuer.clone(),
+            service: self.service.clone(),
+            algorithms: self.algorithms.clone(),
+            leeway: self.leeway,
+            trust: self.trust.with(others),
+        }
     }
 
     /// Of tokens with this issuer and audience that are signed with one of these keys
@@ -90,6 +104,34 @@ impl TokenVerifier {
     ///
     /// [`TokenError`] says what is wrong with it.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
+        let claims = self.signed(token, now)?;
+        self.check(&claims, seconds(now))?;
+        Ok(claims)
+    }
+
+    /// As [`TokenVerifier::verify`], and what a token says that was good until it expired, if that is
+    /// not longer ago than `expired_for`
+    pub(super) fn examine(
+        &self,
+        token: &str,
+        now: SystemTime,
+        expired_for: Duration,
+    ) -> Result<Claims, Refused> {
+        let claims = self.signed(token, now)?;
+        let now = seconds(now);
+        let Err(error) = self.check(&claims, now) else {
+            return Ok(claims);
+        };
+        let lately =
+            |late: i64| u64::try_from(late).is_ok_and(|late| late <= expired_for.as_secs());
+        let is_lately = matches!(error, TokenError::Expired { late } if lately(late));
+        // One that begins after its end was never good.
+        let expired = (is_lately && self.check_begin(&claims, now).is_ok()).then(|| claims.into());
+        Err(Refused { error, expired })
+    }
+
+    /// The claims of a token that is signed with a trusted key
+    fn signed(&self, token: &str, now: SystemTime) -> Result<Claims, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::TooLarge {
                 length: token.len(),
@@ -114,7 +156,10 @@ impl TokenVerifier {
         let key = if let Some(chain) = header.chain.filter(|chain| !chain.is_empty()) {
             self.trust.key_by_chain(&chain, now).map_err(untrusted)?
         } else if let Some(jwk) = header.key {
-            self.trust.key_by_value(&jwk, now).map_err(untrusted)?
+            self.trust
+                .key_by_value(&jwk, now)
+                .map_err(untrusted)?
+                .ok_or(TokenError::ForeignKey)?
         } else if let Some(id) = header.key_id.filter(|id| !id.is_empty()) {
             self.trust
                 .key_by_id(&id)
@@ -128,9 +173,7 @@ impl TokenVerifier {
         if !key.verifies(algorithm, message, signature) {
             return Err(TokenError::Signature);
         }
-        let claims: Claims = decode(claims).map_err(malformed("claims"))?;
-        self.check(&claims, seconds(now))?;
-        Ok(claims)
+        decode(claims).map_err(malformed("claims"))
     }
 
     /// The last second at which verified claims are accepted
@@ -163,6 +206,10 @@ impl TokenVerifier {
         if late > leeway {
             return Err(TokenError::Expired { late });
         }
+        self.check_begin(claims, now)
+    }
+
+    fn check_begin(&self, claims: &Claims, now: i64) -> Result<(), TokenError> {
         let begins = [claims.not_before, claims.issued_at];
         let early = begins
             .into_iter()
@@ -170,8 +217,31 @@ impl TokenVerifier {
             .map(|begin| begin.saturating_sub(now))
             .max();
         match early {
-            Some(early) if early > leeway => Err(TokenError::NotYetValid { early }),
+            Some(early) if early > self.leeway() => Err(TokenError::NotYetValid { early }),
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(feature = "http-client")]
+impl TokenError {
+    /// Whether the token could be good, were there more keys
+    pub(super) fn is_of_unknown_key(&self) -> bool {
+        matches!(self, Self::ForeignKey | Self::UnknownKey { .. })
+    }
+}
+
+/// Why a token is not accepted, and what it says if it was good until it expired
+pub(super) struct Refused {
+    pub(super) error: TokenError,
+    pub(super) expired: Option<Box<Claims>>,
+}
+
+impl From<TokenError> for Refused {
+    fn from(error: TokenError) -> Self {
+        Self {
+            error,
+            expired: None,
         }
     }
 }
@@ -245,6 +315,9 @@ pub enum TokenError {
         /// How long ago, in seconds
         late: i64,
     },
+    /// It brings its key along, which is not known
+    #[error("the key in its header is not among those trusted")]
+    ForeignKey,
     /// It is of another issuer
     #[error("its issuer is not `{expected}`, but `{got}`")]
     Issuer {

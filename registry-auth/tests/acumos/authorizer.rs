@@ -220,7 +220,7 @@ async fn service_accounts_need_no_right_of_their_own() {
             (&listed, "service-account", bypasses),
             (&by_role, "service-account", bypasses),
             (&other, "service-account", false),
-            (&user, "unknown-account", false),
+            (&user, "no-account", false),
         ] {
             let decision = authorizer.authorize(principal, &access).await.unwrap();
             assert_eq!(
@@ -267,7 +267,7 @@ async fn a_token_narrows_what_its_subject_may_do() {
         (Some("ada"), &pull, "owner"),
         (Some("ada"), &push, "granted"),
         (Some("eve"), &pull, "no-right-to-use"),
-        (Some("dan"), &pull, "inactive-account"),
+        (Some("dan"), &pull, "no-account"),
         (None, &pull, "anonymous"),
     ] {
         let decision = over_the_world().authorize(&token(subject), access).await;

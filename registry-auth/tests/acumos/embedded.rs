@@ -1,8 +1,10 @@
 //! A directory in a database
 
+use std::os::unix::fs::PermissionsExt;
+
 use registry_auth::acumos::{
-    Answer, Directory, EmbeddedDirectory, EmbeddedError, License, LicenseRecord, Query, Records,
-    RevisionId, Right, RightHolder, UserId,
+    AccountRecord, Answer, Directory, EmbeddedDirectory, EmbeddedError, License, LicenseRecord,
+    Query, Records, RevisionId, Right, RightHolder, UserId,
 };
 
 use crate::file::{PLATFORM, check, id};
@@ -27,7 +29,7 @@ fn in_order(mut records: Records) -> Records {
 }
 
 fn open(folder: &tempfile::TempDir) -> EmbeddedDirectory {
-    EmbeddedDirectory::open(&folder.path().join("platform.redb")).unwrap()
+    EmbeddedDirectory::open(&folder.path().join("platform.db")).unwrap()
 }
 
 #[tokio::test]
@@ -37,9 +39,6 @@ async fn what_is_imported_is_answered_given_out_and_there_after_a_restart() {
     directory.import(platform()).await.unwrap();
     check(&directory).await;
     assert_eq!(directory.records().await.unwrap(), in_order(platform()));
-    // It belongs to one at a time.
-    let second = EmbeddedDirectory::open(&folder.path().join("platform.redb"));
-    assert!(matches!(second, Err(EmbeddedError::Database { .. })));
     drop(directory);
     let directory = open(&folder);
     check(&directory).await;
@@ -277,4 +276,182 @@ async fn readers_see_all_of_a_change_or_nothing_of_it() {
         .answer(&Query::License(RevisionId::new("r-1")))
         .await;
     assert_eq!(license, Ok(Answer::License(License::Revoked)));
+}
+
+#[tokio::test]
+async fn what_one_changes_the_other_sees_with_its_next_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let (serving, operator) = (open(&folder), open(&folder));
+    serving.import(platform()).await.unwrap();
+    check(&operator).await;
+    let query = Query::Account("bob".to_owned());
+    let is_active = async || match serving.answer(&query).await {
+        Ok(Answer::Account(Some(bob))) => bob.active,
+        other => panic!("{other:?}"),
+    };
+    for active in [false, true, false] {
+        let before = operator
+            .change_account("bob", move |bob| std::mem::replace(&mut bob.active, active))
+            .await
+            .unwrap();
+        assert_eq!(before, !active);
+        assert_eq!(is_active().await, active);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_write_lose_nothing_of_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = open(&folder);
+    one.put_account(AccountRecord::new("ada")).await.unwrap();
+    let tasks: Vec<_> = [one.clone(), open(&folder), open(&folder)]
+        .into_iter()
+        .enumerate()
+        .map(|(number, directory)| {
+            tokio::spawn(async move {
+                for count in 0..20 {
+                    let role = format!("{number}-{count}");
+                    let add = move |ada: &mut AccountRecord| ada.roles.push(role);
+                    directory.change_account("ada", add).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(one.records().await.unwrap().accounts[0].roles.len(), 60);
+    assert_eq!(one.check().await.unwrap(), one.records().await.unwrap());
+}
+
+#[tokio::test]
+async fn many_at_once_may_make_the_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("platform.db");
+    let openers: Vec<_> = (0..8)
+        .map(|_| {
+            let path = path.clone();
+            std::thread::spawn(move || EmbeddedDirectory::open(&path).unwrap())
+        })
+        .collect();
+    for opener in openers {
+        let directory = opener.join().unwrap();
+        assert_eq!(directory.records().await.unwrap(), Records::default());
+    }
+}
+
+#[tokio::test]
+async fn only_the_owner_can_read_the_file_and_what_is_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    directory.import(platform()).await.unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{entry:?}");
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["platform.db", "platform.db-shm", "platform.db-wal"]);
+}
+
+#[tokio::test]
+async fn what_is_there_is_not_added_and_what_is_not_is_not_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    directory.import(platform()).await.unwrap();
+    let before = directory.records().await.unwrap();
+    let records = platform();
+    let iris = &records.solutions[0];
+    let mut same_version = iris.revisions[0].clone();
+    same_version.id = Some("r-9".to_owned());
+    for (result, part) in [
+        (
+            directory.add_account(records.accounts[0].clone()).await,
+            "there is an account `ada` already",
+        ),
+        (
+            directory.add_catalog(records.catalogs[0].clone()).await,
+            "there is a catalogue `Public Models` already",
+        ),
+        (
+            directory.add_solution(iris.clone()).await,
+            "there is a solution 00000000-0000-4000-8000-000000000001 already",
+        ),
+        (
+            directory
+                .add_revision(&id(1), iris.revisions[0].clone())
+                .await,
+            "there is a revision `r-1` already",
+        ),
+        (
+            directory.add_revision(&id(1), same_version).await,
+            "has a revision of version `1.0` already",
+        ),
+        (
+            directory.change_account("eve", |_| ()).await.map(drop),
+            "`eve` is the login name of no account here",
+        ),
+        (
+            directory.set_solution_active(&id(9), true).await.map(drop),
+            "there is no solution",
+        ),
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, EmbeddedError::Records(_)), "{error:?}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(directory.records().await.unwrap(), before);
+    assert!(directory.set_solution_active(&id(1), false).await.unwrap());
+    assert!(!directory.set_solution_active(&id(1), false).await.unwrap());
+    assert!(!directory.set_solution_active(&id(1), true).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_revision_keeps_the_order_of_its_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = open(&folder);
+    let mut records = platform();
+    let images = ["z:1", "a:2", "m/n:3", "a:1"].map(str::to_owned).to_vec();
+    records.solutions[0].revisions[0].images = images.clone();
+    directory.import(records).await.unwrap();
+    let kept = directory.records().await.unwrap();
+    let revision = kept.solutions[0]
+        .revisions
+        .iter()
+        .find(|one| one.id.is_some());
+    assert_eq!(revision.unwrap().images, images);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_does_not_wait_for_who_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (serving, operator) = (open(&folder), open(&folder));
+    serving.import(platform()).await.unwrap();
+    let is_active = async |directory: &EmbeddedDirectory| {
+        let answer = directory.answer(&Query::Account("bob".to_owned())).await;
+        let Ok(Answer::Account(Some(bob))) = answer else {
+            panic!("{answer:?}");
+        };
+        bob.active
+    };
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    let writing = tokio::spawn({
+        let operator = operator.clone();
+        async move {
+            let change = move |bob: &mut AccountRecord| {
+                bob.active = false;
+                begun.send(()).unwrap();
+                released.recv().unwrap();
+            };
+            operator.change_account("bob", change).await
+        }
+    });
+    has_begun.await.unwrap();
+    assert!(is_active(&serving).await && is_active(&operator).await);
+    release.send(()).unwrap();
+    writing.await.unwrap().unwrap();
+    assert!(!is_active(&serving).await && !is_active(&operator).await);
 }

@@ -6,6 +6,8 @@
 mod authorizer;
 mod embedded;
 mod file;
+mod large;
+mod passwords;
 mod properties;
 mod table;
 mod world;

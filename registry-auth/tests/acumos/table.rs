@@ -1,12 +1,14 @@
 //! The decision table
 
+use std::collections::HashSet;
+
 use registry_auth::acumos::{
     Account, Catalog, ImageName, License, Query, Request, Revision, RevisionId, Rules, Solution,
     UserId, Visibility,
 };
 use registry_core::{Action, Digest, RepositoryName, TagOrDigest};
 
-use crate::world::{Model, Release, World};
+use crate::world::{Model, Release, Told, World};
 
 /// The id of the solution with this number
 fn id(number: u32) -> String {
@@ -214,6 +216,13 @@ pub(crate) fn world() -> World {
     }
 }
 
+/// Puts the ids of solutions for `#1` and so on
+fn with_ids(text: &str) -> String {
+    (1..=99).rev().fold(text.to_owned(), |text, number| {
+        text.replace(&format!("#{number}"), &id(number))
+    })
+}
+
 /// One line of the table
 pub(crate) struct Case {
     pub(crate) line: String,
@@ -232,10 +241,7 @@ impl Case {
         let [user, action, image, verdict, rule] = fields.as_slice() else {
             panic!("not a case: {line}");
         };
-        let mut image = (*image).to_owned();
-        for number in (1..=99).rev() {
-            image = image.replace(&format!("#{number}"), &id(number));
-        }
+        let image = with_ids(image);
         let (repository, reference) = if let Some((name, content)) = image.split_once('@') {
             let digest = Digest::sha256(content.replace('-', " ").as_bytes());
             (name, Some(TagOrDigest::Digest(digest)))
@@ -296,6 +302,7 @@ fn every_case_is_decided_by_its_rule() {
         let anonymous = decision.rule() == "anonymous";
         assert_eq!(decision.facts().is_empty(), anonymous, "{}", case.line);
         assert_eq!(decision.missing().is_none(), case.allow, "{}", case.line);
+        assert_eq!(decision.remedy().is_none(), case.allow, "{}", case.line);
         let model = world.may(true, &case.request());
         assert_eq!(model, case.allow, "the model: {}", case.line);
     }
@@ -317,15 +324,13 @@ fn co_owners_push_only_where_the_operator_lets_them() {
 #[test]
 fn what_does_not_exist_and_what_is_hidden_are_told_alike() {
     let world = world();
-    let reason = |line: &str| {
+    let told = |line: &str| {
         let case = Case::parse(line);
         let (decision, _) = world.decide(&Rules::default(), &case.request());
         assert!(!decision.is_allow(), "{line}");
-        decision
-            .reason()
-            .replace(case.repository.unwrap().as_str(), "x")
+        Told::of(&decision, &case.repository.unwrap())
     };
-    let unknown = reason("eve pull nothing_#99:1 deny unknown-solution");
+    let unknown = told("eve pull nothing_#99:1 deny unknown-solution");
     for line in [
         "eve pull private_#3:1 deny not-published",
         "eve pull gone_#4:1 deny unknown-solution",
@@ -333,18 +338,14 @@ fn what_does_not_exist_and_what_is_hidden_are_told_alike() {
         "eve pull private_#3@private deny not-published",
         "eve pull nowhere:1 deny unknown-solution",
     ] {
-        assert_eq!(reason(line), unknown, "{line}");
+        assert_eq!(told(line), unknown, "{line}");
     }
-    let unknown = reason("eve push nothing_#99:1 deny unknown-solution");
-    assert_eq!(reason("eve push private_#3:1 deny not-owner"), unknown);
-    let case = Case::parse("dan pull iris_#1:1.0.0 deny inactive-account");
-    let nobody = Case::parse("zoe pull iris_#1:1.0.0 deny unknown-account");
+    let unknown = told("eve push nothing_#99:1 deny not-owner");
+    assert_eq!(told("eve push private_#3:1 deny not-owner"), unknown);
+    // Nor accounts that are locked from those that are none.
     assert_eq!(
-        world.decide(&Rules::default(), &case.request()).0.reason(),
-        world
-            .decide(&Rules::default(), &nobody.request())
-            .0
-            .reason(),
+        told("dan pull iris_#1:1.0.0 deny no-account"),
+        told("zoe pull iris_#1:1.0.0 deny no-account")
     );
 }
 
@@ -388,14 +389,14 @@ fn only_what_is_needed_is_asked_and_a_use_is_counted_last() {
 }
 
 #[test]
-fn a_denial_says_what_would_have_been_allowed() {
+fn the_reason_of_a_denial_says_what_is_wrong() {
     let world = world();
     for (line, part) in [
         (
             "ada push iris_#1:9 deny no-such-revision",
-            "`1.0.0`, `2.0.0`, `2.1.0`, `3.0.0`, `4.0.0-rc`",
+            ":9` is no revision",
         ),
-        ("ada push flower_#1:1.0.0 deny wrong-name", "push to `iris_"),
+        ("ada push flower_#1:1.0.0 deny wrong-name", "named `Iris`"),
         (
             "ada push empty_#12:1 deny no-such-revision",
             "no revision yet",
@@ -407,7 +408,7 @@ fn a_denial_says_what_would_have_been_allowed() {
         ),
         (
             "eve push iris_#1:1.0.0 deny not-owner",
-            "<model name>_<solution id>",
+            "you own no solution",
         ),
         ("- pull iris_#1:1.0.0 deny anonymous", "log in"),
     ] {
@@ -416,6 +417,89 @@ fn a_denial_says_what_would_have_been_allowed() {
         assert_eq!(decision.rule(), case.rule, "{line}");
         assert!(decision.reason().contains(part), "{}", decision.reason());
     }
+}
+
+#[test]
+fn each_rule_that_denies_says_the_user_what_would_allow_it() {
+    const NOT_SEEN: &str =
+        "check the name, or ask the owner to publish it in a catalogue that you see";
+    const PORTAL: &str = "look after your account in the platform's portal";
+    const NOT_OWNER: &str = "push to `<model name>_<solution id>` of a solution of yours, with the \
+                             version of one of its revisions as tag; for a solution of somebody \
+                             else, be made a co-owner first";
+    let world = world();
+    let mut rules = HashSet::new();
+    for (line, remedy) in [
+        (
+            "- pull iris_#1:1.0.0 deny anonymous",
+            "`docker login` with your account of the platform",
+        ),
+        ("zoe pull iris_#1:1.0.0 deny no-account", PORTAL),
+        ("dan push iris_#1:1.0.0 deny no-account", PORTAL),
+        (
+            "ada all * deny not-administrator",
+            "ask an administrator of the platform to do it, or to make you one",
+        ),
+        (
+            "ada delete iris_#1:1.0.0 deny not-administrator",
+            "ask an administrator of the platform to do it, or to make you one",
+        ),
+        ("eve pull nothing_#99:1 deny unknown-solution", NOT_SEEN),
+        ("eve pull faceprivacy_#2:1.0.0 deny not-published", NOT_SEEN),
+        ("eve pull iris_#1:9 deny no-such-revision", NOT_SEEN),
+        ("eve pull iris_#1@unheard-of deny untagged", NOT_SEEN),
+        ("eve pull churn:1 deny ambiguous", NOT_SEEN),
+        (
+            "eve pull iris_#1:2.0.0 deny no-right-to-use",
+            "ask its licensor for a right to use revision 2.0.0 of solution #1",
+        ),
+        (
+            "eve pull iris_#1:3.0.0 deny license-revoked",
+            "pull another revision, or ask the owner of solution #1 for one with a valid licence",
+        ),
+        ("eve push iris_#1:1.0.0 deny not-owner", NOT_OWNER),
+        ("eve push nothing_#99:1 deny not-owner", NOT_OWNER),
+        (
+            "ada push iris_#1:9 deny no-such-revision",
+            "push with the tag of one of the solution's revisions: `1.0.0`, `2.0.0`, `2.1.0`, \
+             `3.0.0`, `4.0.0-rc`",
+        ),
+        (
+            "ada push churn:9 deny no-such-revision",
+            "push with the tag of one of the solution's revisions: `3`",
+        ),
+        (
+            "ada push empty_#12:1 deny no-such-revision",
+            "in the portal, add a revision to solution #12, and push to `empty_#12` with its \
+             version as tag",
+        ),
+        (
+            "ada push prefix/flower_#5:1 deny wrong-name",
+            "push to `prefix/newname_#5` with the tag of one of the solution's revisions: `1`, `2`",
+        ),
+        (
+            "ada push churn:1 deny ambiguous",
+            "push to `churn_#6` with the tag of one of the solution's revisions: `1`, `3`",
+        ),
+    ] {
+        let case = Case::parse(line);
+        let (decision, _) = world.decide(&Rules::default(), &case.request());
+        assert_eq!(decision.rule(), case.rule, "{line}");
+        let remedy = with_ids(remedy);
+        assert_eq!(decision.remedy(), Some(remedy.as_str()), "{line}");
+        rules.insert(case.rule);
+    }
+    for case in cases().iter().filter(|case| !case.allow) {
+        assert!(rules.contains(&case.rule), "no remedy of {}", case.rule);
+    }
+    // Where co-owners may not push, it is no use to become one.
+    let rules = Rules::default().with_co_owner_push(false);
+    let case = Case::parse("eve push iris_#1:1.0.0 deny not-owner");
+    let (decision, _) = world.decide(&rules, &case.request());
+    assert_eq!(
+        decision.remedy(),
+        NOT_OWNER.split_once(';').map(|(first, _)| first)
+    );
 }
 
 #[test]
@@ -435,7 +519,7 @@ fn a_decision_says_operators_on_what_it_rests_and_what_is_missing() {
     };
     let cases: Vec<(&str, Vec<String>, Option<String>)> = vec![
         (
-            "dan pull iris_#1:1.0.0 deny inactive-account",
+            "dan pull iris_#1:1.0.0 deny no-account",
             vec!["the account of `dan` (user id of dan) is not active".to_owned()],
             Some("the account to be active".to_owned()),
         ),
@@ -558,7 +642,7 @@ fn what_only_operators_may_know_is_in_no_reason() {
     let world = world();
     for case in cases().iter().filter(|case| !case.allow) {
         let (decision, _) = world.decide(&Rules::default(), &case.request());
-        let reason = decision.reason();
+        let reason = [decision.reason(), decision.remedy().unwrap()].concat();
         assert!(!reason.contains("id of "), "{}: {reason}", case.line);
         if decision.is_hidden() {
             for secret in ["catalogue `", "solution 0", "deleted", "(Iris)"] {

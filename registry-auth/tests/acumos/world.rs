@@ -18,6 +18,51 @@ pub(crate) struct World {
     pub(crate) tags: Vec<(RepositoryName, Digest, Tag)>,
 }
 
+/// The decision with these answers, and what was asked on the way
+pub(crate) fn decide(
+    rules: &Rules,
+    request: &Request<'_>,
+    answer: impl Fn(&Query) -> Answer,
+) -> (Decision, Vec<Query>) {
+    let mut facts = Facts::default();
+    let mut asked = Vec::new();
+    loop {
+        match rules.decide(request, &facts) {
+            Ok(decision) => {
+                let distinct: HashSet<&Query> = asked.iter().collect();
+                assert_eq!(distinct.len(), asked.len(), "asked twice: {asked:?}");
+                return (decision, asked);
+            }
+            Err(query) => {
+                facts.tell(query.clone(), answer(&query)).unwrap();
+                asked.push(query);
+            }
+        }
+    }
+}
+
+/// What a user is told of a decision, without the name that the user gave
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    reason: String,
+    remedy: Option<String>,
+    hidden: bool,
+    /// None of what is hidden: only operators are shown it
+    rule: Option<String>,
+}
+
+impl Told {
+    pub(crate) fn of(decision: &Decision, repository: &RepositoryName) -> Self {
+        let nameless = |text: &str| text.replace(repository.as_str(), "<name>");
+        Self {
+            reason: nameless(decision.reason()),
+            remedy: decision.remedy().map(nameless),
+            hidden: decision.is_hidden(),
+            rule: (!decision.is_hidden()).then(|| decision.rule().to_owned()),
+        }
+    }
+}
+
 /// A solution with everything that belongs to it
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -39,21 +84,7 @@ pub(crate) struct Release {
 impl World {
     /// The decision, and what was asked on the way
     pub(crate) fn decide(&self, rules: &Rules, request: &Request<'_>) -> (Decision, Vec<Query>) {
-        let mut facts = Facts::default();
-        let mut asked = Vec::new();
-        loop {
-            match rules.decide(request, &facts) {
-                Ok(decision) => {
-                    let distinct: HashSet<&Query> = asked.iter().collect();
-                    assert_eq!(distinct.len(), asked.len(), "asked twice: {asked:?}");
-                    return (decision, asked);
-                }
-                Err(query) => {
-                    facts.tell(query.clone(), self.answer(&query)).unwrap();
-                    asked.push(query);
-                }
-            }
-        }
+        decide(rules, request, |query| self.answer(query))
     }
 
     pub(crate) fn answer(&self, query: &Query) -> Answer {
@@ -177,6 +208,20 @@ impl World {
         }
     }
 
+    /// Whether a user may know that there is something under this name: what one may write, or
+    /// sees in a catalogue
+    pub(crate) fn knows(&self, login: &str, repository: &RepositoryName) -> bool {
+        self.accounts
+            .iter()
+            .filter(|account| account.login == login && account.active)
+            .any(|me| {
+                self.models
+                    .iter()
+                    .filter(|model| model.solution.active && model.is_named(repository))
+                    .any(|model| model.is_writable(me) || model.is_seen(me))
+            })
+    }
+
     fn may_pull(&self, me: &Account, repository: &RepositoryName, tag: &Tag) -> bool {
         let is_image = |image: &ImageName| image.repository == *repository && image.tag == *tag;
         let models: Vec<&Model> = self
@@ -235,8 +280,10 @@ impl Model {
     }
 
     fn default_repository(&self) -> String {
+        // On-boarding cuts it.
         let name: String = self.solution.name.split_whitespace().collect();
-        format!("{}_{}", name.to_lowercase(), self.solution.id)
+        let name: String = name.to_lowercase().chars().take(100).collect();
+        format!("{name}_{}", self.solution.id)
     }
 
     fn is_writable(&self, me: &Account) -> bool {

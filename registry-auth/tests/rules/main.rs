@@ -2,6 +2,7 @@
 //!
 //! `cases.txt` is the table. The model in `naive.rs` looks at every rule and matches recursively.
 
+mod large;
 mod naive;
 mod properties;
 mod table;

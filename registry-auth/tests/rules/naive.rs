@@ -10,9 +10,20 @@ pub(crate) fn decide<'r>(
     principal: &Principal,
     access: &Access,
 ) -> (bool, &'r str) {
+    decide_among(&of(rules, principal), access)
+}
+
+/// The rules that are about a principal, in their order
+pub(crate) fn of<'r>(rules: &'r [Rule], principal: &Principal) -> Vec<&'r Rule> {
+    let is_about = |rule: &&Rule| rule.subjects.iter().any(|subject| is(principal, subject));
+    rules.iter().filter(is_about).collect()
+}
+
+/// Whether it is allowed by rules that are all about whoever asks, and by which
+pub(crate) fn decide_among<'r>(rules: &[&'r Rule], access: &Access) -> (bool, &'r str) {
     for (effect, verdict) in [(Effect::Deny, false), (Effect::Allow, true)] {
         for rule in rules.iter().filter(|rule| rule.effect == effect) {
-            if applies(rule, principal, access) {
+            if covers(rule, access) {
                 return (verdict, &rule.name);
             }
         }
@@ -20,23 +31,22 @@ pub(crate) fn decide<'r>(
     (false, "default")
 }
 
-fn applies(rule: &Rule, principal: &Principal, access: &Access) -> bool {
-    rule.subjects.iter().any(|subject| is(principal, subject))
-        && match &access.resource {
-            Resource::Repository(name) => {
-                let name: Vec<&str> = name.as_str().split('/').collect();
-                rule.repositories
-                    .iter()
-                    .any(|pattern| path(&pattern.as_str().split('/').collect::<Vec<_>>(), &name))
-                    && does(rule, access.action)
-                    && (rule.tags.is_empty() || tagged(rule, access))
-            }
-            _ => {
-                let everything = rule.repositories.iter().any(|one| one.as_str() == "**");
-                let all = rule.actions.contains(&RuleAction::All) && everything;
-                rule.tags.is_empty() && (all || rule.actions.contains(&RuleAction::Catalog))
-            }
+fn covers(rule: &Rule, access: &Access) -> bool {
+    match &access.resource {
+        Resource::Repository(name) => {
+            let name: Vec<&str> = name.as_str().split('/').collect();
+            rule.repositories
+                .iter()
+                .any(|pattern| path(&pattern.as_str().split('/').collect::<Vec<_>>(), &name))
+                && does(rule, access.action)
+                && (rule.tags.is_empty() || tagged(rule, access))
         }
+        _ => {
+            let everything = rule.repositories.iter().any(|one| one.as_str() == "**");
+            let all = rule.actions.contains(&RuleAction::All) && everything;
+            rule.tags.is_empty() && (all || rule.actions.contains(&RuleAction::Catalog))
+        }
+    }
 }
 
 fn is(principal: &Principal, subject: &Subject) -> bool {

@@ -392,3 +392,22 @@ async fn no_secret_is_in_debug_output() {
         assert!(!debug.contains(secret), "{debug}");
     }
 }
+
+#[tokio::test]
+async fn what_is_asked_carries_the_name_of_the_request() {
+    use registry_auth::acumos::{AcumosServices, CacheOptions, CachedDirectory, Directory, Query};
+    use registry_auth::request;
+
+    let server = Server::new(|_, _| ok("{}")).await;
+    let directory =
+        CachedDirectory::new(AcumosServices::new(server.cds()), CacheOptions::default());
+    let query = Query::Account("ada".to_owned());
+    let _ = request::on_behalf_of("name-4711".into(), directory.answer(&query)).await;
+    let asked = server.asked();
+    assert!(!asked.is_empty());
+    for asked in asked {
+        let head = asked.head.to_lowercase();
+        assert!(head.contains("x-acumos-requestid: name-4711"), "{head}");
+        assert!(head.contains("x-acumos-request-id: name-4711"), "{head}");
+    }
+}

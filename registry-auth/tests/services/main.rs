@@ -6,6 +6,8 @@
 //! statuses and error texts. It was never compared with a running installation.
 
 mod broken;
+mod events;
 mod facts;
 mod login;
+mod pull;
 mod support;

@@ -96,7 +96,10 @@ async fn what_is_remembered_ends_with_the_token_and_with_its_key() {
         tokio::task::yield_now().await;
         std::thread::sleep(Duration::from_millis(50));
     };
-    assert!(error.to_string().contains("it expired"), "{error}");
+    assert!(
+        matches!(error, AuthenticateError::Expired { .. }),
+        "{error:?}"
+    );
     login(&authenticator, &long).await.unwrap();
 
     // A file that is broken changes nothing.
@@ -115,6 +118,59 @@ async fn what_is_remembered_ends_with_the_token_and_with_its_key() {
         "{error}"
     );
     login(&authenticator, &next.token(&claims())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_was_good_says_whose_it_was_for_a_day() {
+    let world = World::new();
+    let authenticator = TokenAuthenticator::new(world.options()).unwrap();
+    let good = login(&authenticator, &world.root.token(&claims()))
+        .await
+        .unwrap();
+    let (hour, day) = (3600, 24 * 3600);
+    let ended = |ago: i64| json!({ "exp": now() - ago, "nbf": now() - 2 * day });
+    let expired = |ago| world.root.token(&claims_with(ended(ago)));
+    for ago in [90, hour, day - 30] {
+        assert_eq!(
+            login(&authenticator, &expired(ago)).await,
+            Err(AuthenticateError::Expired {
+                principal: good.clone()
+            }),
+            "{ago}"
+        );
+    }
+    let with = |mut claims: serde_json::Value, name: &str, value: serde_json::Value| {
+        claims[name] = value;
+        world.root.token(&claims_with(claims))
+    };
+    let stranger = Signer::new("stranger", jsonwebtoken::Algorithm::ES256);
+    for (token, reason) in [
+        (expired(day + 30), "it expired"),
+        (stranger.token(&claims_with(ended(hour))), "no trusted key"),
+        (
+            with(ended(hour), "iss", json!("other")),
+            "its issuer is not",
+        ),
+        (with(ended(hour), "aud", json!("other")), "it is not for"),
+        // It was never good.
+        (with(ended(hour), "nbf", json!(now() + hour)), "it expired"),
+        (with(ended(hour), "exp", json!(null)), "when it expires"),
+    ] {
+        match login(&authenticator, &token).await {
+            Err(AuthenticateError::InvalidToken { reason: got }) => {
+                assert!(got.contains(reason), "{reason}: {got}");
+            }
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+
+    let options = world.options().with_expired_for(Duration::ZERO);
+    let authenticator = TokenAuthenticator::new(options).unwrap();
+    let error = login(&authenticator, &expired(hour)).await.unwrap_err();
+    assert!(
+        matches!(error, AuthenticateError::InvalidToken { .. }),
+        "{error:?}"
+    );
 }
 
 #[test]

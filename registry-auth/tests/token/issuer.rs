@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -90,6 +90,63 @@ async fn tokens_of_every_kind_of_key_are_accepted() {
         assert_eq!(set["keys"][0]["use"], "sig");
         assert_eq!(set["keys"].as_array().unwrap().len(), 1);
         assert!(set["keys"][0].get("d").is_none());
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_is_trusted_with_the_keys_that_it_has_at_the_moment() {
+    let world = World::new();
+    let key = world.folder.path().join("own.key");
+    let certificates = world.folder.path().join("own.pem");
+    let former = world.folder.path().join("former.pem");
+    let sign_with = |signer: &Signer, before: &str| {
+        fs::write(&key, pem("PRIVATE KEY", signer.pair.serialized_der())).unwrap();
+        fs::write(&certificates, signer.certificate_pem()).unwrap();
+        fs::write(&former, before).unwrap();
+    };
+    sign_with(&world.root, &world.ed25519.certificate_pem());
+    let plain = IssuerOptions::new(ISSUER, SERVICE, &key).with_former_keys(&former);
+    for options in [plain.clone(), plain.with_certificates(&certificates)] {
+        sign_with(&world.root, &world.ed25519.certificate_pem());
+        let issuer = Arc::new(TokenIssuer::new(options).unwrap());
+        let authenticator = TokenAuthenticator::of_issuer(issuer.clone(), REALM, SERVICE).unwrap();
+        let ada = Principal::user("ada");
+        let token = async || {
+            issue(&issuer, &ada, "repository:a/b:pull", &PullOnly)
+                .await
+                .token
+        };
+        let is_good = async |token: &Password| {
+            let answer = authenticator.authenticate(&bearer(token)).await;
+            answer.is_ok_and(|principal| principal.name() == Some("ada"))
+        };
+        let first = token().await;
+        assert!(is_good(&first).await);
+        // Another one signed by who is not this issuer, under its name.
+        let other = Password::new(world.p384.token(&crate::support::claims()));
+        assert!(!is_good(&other).await);
+
+        // The key changes, and the old one is kept for a while.
+        sign_with(&world.p384, &world.root.certificate_pem());
+        issuer.reload().unwrap();
+        let second = token().await;
+        assert!(is_good(&second).await && is_good(&first).await);
+        sign_with(&world.p384, &world.ed25519.certificate_pem());
+        issuer.reload().unwrap();
+        assert!(is_good(&second).await && !is_good(&first).await);
+        // There is no file of its own to be read.
+        authenticator.reload().unwrap();
+        assert!(is_good(&second).await);
+
+        // What refreshes is nothing to a registry.
+        let now = SystemTime::now();
+        let refresh = issuer.issue_refresh(&ada, SERVICE, now).unwrap().unwrap();
+        assert!(!is_good(&refresh).await);
+        let error = TokenAuthenticator::of_issuer(issuer, REALM, "other").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("expected a service of the issuer, which are `{SERVICE}`, got `other`")
+        );
     }
 }
 

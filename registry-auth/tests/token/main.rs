@@ -6,3 +6,5 @@ mod reference;
 mod support;
 mod table;
 mod trust;
+#[cfg(feature = "http-client")]
+mod url;

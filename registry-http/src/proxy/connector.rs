@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Authority;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 
@@ -61,35 +62,92 @@ where
     }
 }
 
+/// Where the upstream may send the proxy though it is not on the open internet
+///
+/// Hosts at any port, and hosts at one.
+#[derive(Debug, Default)]
+pub(crate) struct Places(HashSet<(String, Option<u16>)>);
+
+impl Places {
+    pub(crate) fn add(&mut self, authority: &Authority) {
+        self.0
+            .insert((bare(authority.host()), authority.port_u16()));
+    }
+
+    /// A host at this very port, which no other of its ports is trusted for
+    pub(crate) fn add_at(&mut self, host: &str, port: u16) {
+        self.0.insert((bare(host), Some(port)));
+    }
+
+    fn has(&self, host: &str, port: Option<u16>) -> bool {
+        let host = bare(host);
+        self.0.contains(&(host.clone(), None)) || port.is_some() && self.0.contains(&(host, port))
+    }
+
+    fn has_some_port_of(&self, host: &str) -> bool {
+        let host = bare(host);
+        self.0.iter().any(|(known, _)| *known == host)
+    }
+}
+
+/// A host in its one spelling: lower case, and addresses without brackets
+fn bare(host: &str) -> String {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => host.trim_end_matches('.').to_ascii_lowercase(),
+    }
+}
+
+/// The port of a URL, said or not
+pub(crate) fn port_of(uri: &Uri) -> Option<u16> {
+    uri.port_u16().or_else(|| match uri.scheme_str() {
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        _ => None,
+    })
+}
+
+/// Whether two URLs are of the same host and port, however that is written
+pub(crate) fn same_place(one: &Uri, other: &Uri) -> bool {
+    let place = |uri: &Uri| Some((bare(uri.host()?), port_of(uri)?));
+    place(one).is_some_and(|one| place(other) == Some(one))
+}
+
 /// A resolver that finds only public addresses, except for hosts that are trusted
 ///
 /// Asked again for each connection, so that a name cannot be public when it is looked at and private when it
 /// is used.
 #[derive(Clone)]
 pub(crate) struct PublicOnly {
-    pub(crate) trusted: Arc<HashSet<String>>,
+    places: Arc<Places>,
     inner: GaiResolver,
 }
 
 impl PublicOnly {
-    pub(crate) fn new(trusted: HashSet<String>) -> Self {
+    pub(crate) fn new(places: Places) -> Self {
         Self {
-            trusted: Arc::new(trusted),
+            places: Arc::new(places),
             inner: GaiResolver::new(),
         }
     }
 
-    /// Whether a host may be asked, as far as its name shows it: addresses are not resolved
-    pub(crate) fn admits(&self, host: &str) -> bool {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        match host.parse() {
-            Ok(address) => self.trusts(host) || is_public(address),
-            Err(_) => true,
+    /// Whether a place may be asked, as far as its URL shows it: names are resolved when it is connected to
+    pub(crate) fn admits(&self, uri: &Uri) -> bool {
+        let host = uri.host().unwrap_or_default();
+        if self.trusts(uri) {
+            return true;
+        }
+        match bare(host).parse() {
+            Ok(address) => is_public(address),
+            // The resolver knows no ports: of a host that is trusted for one, the others are not admitted.
+            Err(_) => !self.places.has_some_port_of(host),
         }
     }
 
-    pub(crate) fn trusts(&self, host: &str) -> bool {
-        self.trusted.contains(&host.to_ascii_lowercase())
+    pub(crate) fn trusts(&self, uri: &Uri) -> bool {
+        let host = uri.host().unwrap_or_default();
+        self.places.has(host, port_of(uri))
     }
 }
 
@@ -103,7 +161,7 @@ impl Service<Name> for PublicOnly {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let trusted = self.trusts(name.as_str());
+        let trusted = self.places.has_some_port_of(name.as_str());
         let found = self.inner.call(name);
         Box::pin(async move {
             let addresses: Vec<_> = found
@@ -137,6 +195,7 @@ fn is_public(address: IpAddr) -> bool {
                 || first >= 240
                 || (first == 100 && (64..128).contains(&second))
                 || (first == 192 && second == 0 && third == 0)
+                || (first == 192 && second == 88 && third == 99)
                 || (first == 198 && (18..20).contains(&second)))
         }
         // Only global unicast addresses, without those that lead into IPv4 or are for documents.
@@ -144,7 +203,8 @@ fn is_public(address: IpAddr) -> bool {
             let segments = address.segments();
             segments[0] & 0xe000 == 0x2000
                 && segments[0] != 0x2002
-                && !(segments[0] == 0x2001 && (segments[1] == 0 || segments[1] == 0xdb8))
+                && !(segments[0] == 0x2001 && (segments[1] < 0x200 || segments[1] == 0xdb8))
+                && !(segments[0] == 0x3fff && segments[1] < 0x1000)
         }
     }
 }
@@ -172,6 +232,11 @@ mod tests {
             ("fd00:ec2::254", false),
             ("fe80::1", false),
             ("2002:7f00:1::", false),
+            ("64:ff9b::7f00:1", false),
+            ("::127.0.0.1", false),
+            ("2001:10::1", false),
+            ("3fff:1::1", false),
+            ("192.88.99.1", false),
         ] {
             assert_eq!(is_public(address.parse().unwrap()), public, "{address}");
         }
@@ -179,8 +244,70 @@ mod tests {
 
     #[test]
     fn an_address_must_be_public_or_trusted() {
-        let resolver = PublicOnly::new(["10.0.0.1".to_owned()].into());
-        assert!(resolver.admits("10.0.0.1") && resolver.admits("1.1.1.1"));
-        assert!(!resolver.admits("10.0.0.2") && !resolver.admits("[::1]"));
+        let mut places = Places::default();
+        for place in ["10.0.0.1", "minio:9000", "[fd00::1]:9000"] {
+            places.add(&place.parse().unwrap());
+        }
+        places.add_at("Nexus.example", 8082);
+        let resolver = PublicOnly::new(places);
+        for (url, trusted, admitted) in [
+            ("http://10.0.0.1/", true, true),
+            ("http://10.0.0.1:9200/", true, true),
+            // The same address in the clothes of IPv6.
+            ("http://[::ffff:10.0.0.1]/", true, true),
+            ("https://1.1.1.1/", false, true),
+            ("https://10.0.0.2/", false, false),
+            ("https://[::1]/", false, false),
+            ("https://[::ffff:169.254.169.254]/", false, false),
+            ("https://[::ffff:a9fe:a9fe]/", false, false),
+            ("http://minio:9000/", true, true),
+            ("http://MINIO:9000/", true, true),
+            ("http://minio.:9000/", true, true),
+            // The console beside the storage.
+            ("https://minio:9001/", false, false),
+            ("https://minio/", false, false),
+            ("http://[fd00::1]:9000/", true, true),
+            ("https://[fd00:0:0::1]:9001/", false, false),
+            ("http://nexus.example:8082/", true, true),
+            ("https://nexus.example:8081/", false, false),
+            // A name, of which the resolver sees what it leads to.
+            ("https://storage.example/", false, true),
+            ("https://127.1/", false, true),
+            ("https://0x7f000001/", false, true),
+        ] {
+            let uri: Uri = url.parse().unwrap();
+            assert_eq!(resolver.trusts(&uri), trusted, "{url}");
+            assert_eq!(resolver.admits(&uri), admitted, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_this_machine_is_refused_when_it_is_resolved() {
+        let mut resolver = PublicOnly::new(Places::default());
+        for name in ["localhost", "127.1", "0x7f000001", "2130706433"] {
+            let name: Name = name.parse().unwrap();
+            let found = resolver.call(name.clone()).await;
+            assert!(found.is_err(), "{name}");
+        }
+        let mut places = Places::default();
+        places.add(&"localhost".parse().unwrap());
+        let mut resolver = PublicOnly::new(places);
+        let found = resolver.call("localhost".parse().unwrap()).await.unwrap();
+        assert!(found.count() > 0);
+    }
+
+    #[test]
+    fn a_place_is_the_same_however_it_is_written() {
+        for (one, other, same) in [
+            ("https://r.example/", "https://R.Example:443/x", true),
+            ("http://r.example/", "http://r.example:80/", true),
+            ("http://r.example/", "https://r.example/", false),
+            ("http://[::1]:80/", "http://[0:0::1]/", true),
+            ("http://r.example:81/", "http://r.example/", false),
+            ("http://r.example/", "/path", false),
+        ] {
+            let [one, other]: [Uri; 2] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!(same_place(&one, &other), same, "{one} {other}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::Body;
-use registry_auth::{Access, Action, Resource};
+use registry_auth::{Access, Action, Principal, Resource};
 use registry_core::manifest::ManifestError;
 use registry_core::page::{Page, percent_encode};
 use registry_core::{
@@ -27,9 +27,10 @@ use super::upstream::{Answer, Call, CallError, Content, scope_of};
 use crate::access::{Caller, absence};
 use crate::body::ResponseBody;
 use crate::forwarded::Client;
+use crate::reply::{CONTENT_DIGEST, Reply, UPLOAD_UUID, set};
 use crate::request_body::RequestBody;
 use crate::request_id::RequestId;
-use crate::respond::{CONTENT_DIGEST, Cause, Failure, Reply, set};
+use crate::respond::{Cause, Failure};
 use crate::tls::OverTls;
 
 /// The most bytes of an error of the upstream's that are read
@@ -315,6 +316,9 @@ impl Forward<'_> {
     ) -> Result<Response<ResponseBody>, Failure> {
         let (parts, body) = answer.response.into_parts();
         let mut headers = rewrite::passed(&parts.headers);
+        if self.caller.principal != Principal::Anonymous {
+            rewrite::keep_private(&mut headers);
+        }
         let status = parts.status;
         let reply = |status, body: ResponseBody, headers: HeaderMap| {
             let mut response = Response::new(body);
@@ -474,7 +478,9 @@ impl Forward<'_> {
                     headers,
                 ))
             }
-            Operation::CancelUpload { .. } => Ok(Reply::new(StatusCode::NO_CONTENT).empty()),
+            Operation::CancelUpload { id, .. } => Ok(Reply::new(StatusCode::NO_CONTENT)
+                .header(UPLOAD_UUID, id)
+                .empty()),
             _ => Err(unexpected(status)),
         }
     }
@@ -618,7 +624,8 @@ impl Forward<'_> {
             }
         }
         // A chunk out of order: the session is where it was.
-        if let Operation::UploadChunk { name, id } = self.operation
+        if let Operation::UploadChunk { name, id } | Operation::CompleteUpload { name, id, .. } =
+            self.operation
             && status == StatusCode::RANGE_NOT_SATISFIABLE
         {
             let location = match self.location(&parts.headers)? {
@@ -627,7 +634,9 @@ impl Forward<'_> {
             };
             let seal = &self.proxy.upstream.inner.seal;
             let session = seal.session(name, &self.sessions(), &location);
-            rewrite::set_session(headers, &session);
+            let kind = headers.get(header::CONTENT_TYPE).cloned();
+            self.set_session(headers, session);
+            headers.extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
         }
         Ok(response)
     }

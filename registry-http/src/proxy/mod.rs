@@ -9,6 +9,7 @@ mod error;
 mod flow;
 mod forward;
 mod login;
+mod notice;
 mod options;
 mod redirect;
 mod rewrite;
@@ -35,9 +36,10 @@ use tracing::{Instrument, Span};
 
 pub(crate) use self::error::UpstreamError;
 use self::forward::Forward;
+use self::notice::Notice;
 pub use self::options::{UpstreamOptions, UpstreamSetupError};
 pub use self::redirect::Redirects;
-pub use self::tags::UpstreamTags;
+pub use self::tags::{UpstreamTags, UpstreamTagsBuilder};
 pub use self::upstream::Upstream;
 use crate::access::{AccessControl, Asked};
 use crate::access_log::{AccessRecord, Observer, Recorder};
@@ -45,9 +47,10 @@ use crate::body::ResponseBody;
 use crate::forwarded::{self, Client};
 use crate::location::{self, Locations, Prefix, Root};
 use crate::readiness::Readiness;
+use crate::reply::{API_VERSION, Reply, set};
 use crate::request_body::RequestBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
-use crate::respond::{API_VERSION, Cause, Failure, Reply, set};
+use crate::respond::{Cause, Failure};
 use crate::response_headers::ResponseHeaders;
 use crate::service::set_length;
 
@@ -97,6 +100,7 @@ impl ProxyService {
                 limits: Limits::default(),
                 redirects: Redirects::default(),
                 requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
+                refusing: Notice::default(),
                 body_patience: BODY_PATIENCE,
                 observer: None,
                 trusted_proxies: forwarded::loopback(),
@@ -249,6 +253,7 @@ struct Inner {
     limits: Limits,
     redirects: Redirects,
     requests: Arc<Semaphore>,
+    refusing: Notice,
     body_patience: Duration,
     observer: Option<Arc<dyn Observer>>,
     trusted_proxies: Vec<IpNet>,
@@ -354,7 +359,14 @@ impl Inner {
         }
         let operation = operation?;
         let permit = self.requests.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| UpstreamError::Busy)?;
+        let permit = permit.map_err(|_| {
+            if self.refusing.is_due() {
+                tracing::warn!(
+                    "there are as many requests under way as there may be; others are refused"
+                );
+            }
+            UpstreamError::Busy
+        })?;
         let asked = Asked {
             parts,
             client,

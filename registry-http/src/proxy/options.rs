@@ -36,7 +36,9 @@ pub struct UpstreamOptions {
     /// The account's password goes there, so that an upstream alone must not choose.
     pub trusted_realms: Vec<String>,
     /// The hosts that the upstream may redirect to though they are not on the open internet or do not speak
-    /// TLS, such as a storage service next to it; by default none
+    /// TLS, such as a storage service next to it: `minio`, or `minio:9000` for that port only; by default none
+    ///
+    /// The upstream itself is trusted at its own port, whatever is named here.
     pub trusted_storage: Vec<String>,
     /// By whom an `https` upstream is trusted; by default the authorities of the system
     pub tls: Option<ClientConfig>,

@@ -4,6 +4,7 @@ use http::header::{self, HeaderMap};
 use http::uri::Scheme;
 use http::{Method, Request, Uri};
 
+use super::connector::same_place;
 use super::error::UpstreamError;
 use super::upstream::{Answer, Upstream};
 
@@ -49,9 +50,10 @@ pub(crate) async fn follow(
         if hop == 0 && redirects == Redirects::Pass && !is_own(upstream, &next) {
             return Ok(Led::Away(next));
         }
-        let host = next.host().unwrap_or_default();
-        if !upstream.inner.storage_rules.admits(host) {
-            return Err(elsewhere("it redirects to an address that is not public"));
+        if !upstream.inner.storage_rules.admits(&next) {
+            return Err(elsewhere(
+                "it redirects to an address that is not public, or to another port of a host that is trusted for one",
+            ));
         }
         let mut request = Request::new(());
         *request.method_mut() = method.clone();
@@ -101,13 +103,10 @@ fn check(upstream: &Upstream, at: &Uri, next: &Uri) -> Result<(), UpstreamError>
     if authority.contains('@') {
         return Err(elsewhere("it redirects to a URL with a user in it"));
     }
-    let trusted = upstream
-        .inner
-        .storage_rules
-        .trusts(next.host().unwrap_or_default());
+    let trusted = upstream.inner.storage_rules.trusts(next);
     let is_https = next.scheme() == Some(&Scheme::HTTPS);
     // Who came over TLS does not leave it.
-    let downgrade = at.scheme() == Some(&Scheme::HTTPS) && !is_https && is_own(upstream, next);
+    let downgrade = at.scheme() == Some(&Scheme::HTTPS) && !is_https && is_host(upstream, next);
     if is_https || (trusted && next.scheme() == Some(&Scheme::HTTP) && !downgrade) {
         return Ok(());
     }
@@ -117,11 +116,15 @@ fn check(upstream: &Upstream, at: &Uri, next: &Uri) -> Result<(), UpstreamError>
 }
 
 fn is_own(upstream: &Upstream, uri: &Uri) -> bool {
-    uri.authority().is_some_and(|authority| {
-        authority
-            .as_str()
-            .eq_ignore_ascii_case(upstream.inner.authority.as_str())
-    })
+    let own = upstream.uri("/");
+    own.is_ok_and(|own| same_place(&own, uri))
+}
+
+/// Whether it is the upstream's machine, at whatever port
+fn is_host(upstream: &Upstream, uri: &Uri) -> bool {
+    let own = upstream.inner.authority.host();
+    uri.host()
+        .is_some_and(|host| host.eq_ignore_ascii_case(own))
 }
 
 fn elsewhere(why: &str) -> UpstreamError {

@@ -14,7 +14,7 @@ use registry_core::page::{percent_decode, percent_encode};
 use registry_core::{RepositoryName, UploadId};
 use sha2::{Digest as _, Sha256};
 
-use crate::respond::{FILTERS_APPLIED, SUBJECT, TAG, UPLOAD_UUID};
+use crate::reply::{FILTERS_APPLIED, SUBJECT, TAG, UPLOAD_UUID};
 
 /// The parameter that carries what is the upstream's
 const PARAMETER: &str = "_upstream";
@@ -53,7 +53,7 @@ const RESPONSE_HEADERS: [HeaderName; 21] = [
     header::RETRY_AFTER,
     header::VARY,
     header::WARNING,
-    crate::respond::CONTENT_DIGEST,
+    crate::reply::CONTENT_DIGEST,
     FILTERS_APPLIED,
     SUBJECT,
     TAG,
@@ -72,6 +72,29 @@ pub(crate) fn passed(headers: &HeaderMap) -> HeaderMap {
         }
     }
     passed
+}
+
+/// Lets only the client itself keep the content
+///
+/// Who may have it is decided here, and the upstream, which may be open to everyone, knows nothing of that: what it
+/// says may be kept for all must not end up in a cache between the proxy and its clients.
+pub(crate) fn keep_private(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::CACHE_CONTROL).iter();
+    let mut directives = vec!["private".to_owned()];
+    for line in said.filter_map(|value| value.to_str().ok()) {
+        for directive in line.split(',').map(str::trim) {
+            let name = directive.split('=').next().unwrap_or_default().trim();
+            let shared = ["public", "private", "s-maxage", "proxy-revalidate"];
+            if !name.is_empty() && !shared.iter().any(|known| name.eq_ignore_ascii_case(known)) {
+                directives.push(directive.to_owned());
+            }
+        }
+    }
+    if directives.len() == 1 && !headers.contains_key(header::EXPIRES) {
+        headers.remove(header::CACHE_CONTROL);
+        return;
+    }
+    crate::reply::set(headers, header::CACHE_CONTROL, directives.join(", "));
 }
 
 /// Where a session is, for the client
@@ -263,8 +286,8 @@ pub(crate) fn query(pairs: &[(&str, String)]) -> String {
 
 /// Says which session it is
 pub(crate) fn set_session(headers: &mut HeaderMap, session: &Session) {
-    crate::respond::set(headers, header::LOCATION, &session.location);
-    crate::respond::set(headers, UPLOAD_UUID, session.id);
+    crate::reply::set(headers, header::LOCATION, &session.location);
+    crate::reply::set(headers, UPLOAD_UUID, session.id);
 }
 
 #[cfg(test)]
@@ -380,6 +403,37 @@ mod tests {
         assert_eq!(seal.page("/q", Some("n=5")), Some(None));
         assert_eq!(link("<https://x/?n=2>; rel=\"prev\""), None);
         assert_eq!(link("nonsense"), None);
+    }
+
+    #[test]
+    fn what_was_let_out_for_one_is_kept_for_no_other() {
+        for (said, kept) in [
+            (&["public, max-age=60"][..], Some("private, max-age=60")),
+            (&["S-MaxAge=60", "PUBLIC"], None),
+            (&["no-store"], Some("private, no-store")),
+            (
+                &["max-age=5", "must-revalidate"],
+                Some("private, max-age=5, must-revalidate"),
+            ),
+            (&["private=\"x\""], None),
+            (&[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in said {
+                headers.append(header::CACHE_CONTROL, HeaderValue::from_static(line));
+            }
+            keep_private(&mut headers);
+            let found = headers.get(header::CACHE_CONTROL);
+            assert_eq!(found.map(|value| value.to_str().unwrap()), kept, "{said:?}");
+            assert!(headers.get_all(header::CACHE_CONTROL).iter().count() <= 1);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::EXPIRES,
+            HeaderValue::from_static("Thu, 01 Jan 2099"),
+        );
+        keep_private(&mut headers);
+        assert_eq!(headers[header::CACHE_CONTROL], "private");
     }
 
     #[test]

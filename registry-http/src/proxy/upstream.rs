@@ -1,6 +1,5 @@
 //! The registry behind a proxy: where it is, and how it is asked
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,10 +22,11 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-use super::connector::{ConnectTimedOut, PublicOnly, Timed};
+use super::connector::{ConnectTimedOut, Places, PublicOnly, Timed, port_of};
 use super::error::{Source, UpstreamError, causes};
 use super::flow::{Progress, Sending};
 use super::login::{Login, Realms};
+use super::notice::Notice;
 use super::options::{UpstreamOptions, UpstreamSetupError};
 use super::rewrite::Seal;
 use crate::request_body::{RequestBody, RequestBodyError};
@@ -36,6 +36,9 @@ const POOLED: Duration = Duration::from_secs(60);
 
 /// How many idle connections are kept
 const POOL: usize = 64;
+
+/// What a guess at the password behind a seal costs, as a power of two: some 50 ms, once per start
+const SEAL_COST: u32 = 10;
 
 type Outgoing = UnsyncBoxBody<Bytes, Source>;
 type Client<R> = legacy::Client<Timed<HttpsConnector<HttpConnector<R>>>, Outgoing>;
@@ -59,6 +62,7 @@ pub(super) struct Inner {
     pub(super) storage_rules: PublicOnly,
     login: Login,
     permits: Arc<Semaphore>,
+    full: Notice,
     connect_timeout: Duration,
     answer_timeout: Duration,
     commit_timeout: Duration,
@@ -130,20 +134,21 @@ impl Upstream {
             return Err(UpstreamSetupError::Connections);
         }
         let host = |text: &String| match text.parse::<Authority>() {
-            Ok(host) if !host.as_str().contains('@') => Ok(host.as_str().to_ascii_lowercase()),
+            Ok(host) if !host.as_str().contains('@') => Ok(host),
             _ => Err(UpstreamSetupError::Host { text: text.clone() }),
         };
-        let realms: Vec<_> = options
-            .trusted_realms
-            .iter()
-            .map(host)
-            .collect::<Result<_, _>>()?;
-        let mut storage = options
-            .trusted_storage
-            .iter()
-            .map(host)
-            .collect::<Result<HashSet<_>, _>>()?;
-        storage.insert(authority.host().to_ascii_lowercase());
+        let realms = options.trusted_realms.iter().map(|realm| {
+            let realm = host(realm)?;
+            Ok(realm.as_str().to_ascii_lowercase())
+        });
+        let realms: Vec<_> = realms.collect::<Result<_, UpstreamSetupError>>()?;
+        let mut storage = Places::default();
+        for place in &options.trusted_storage {
+            storage.add(&host(place)?);
+        }
+        if let Some(port) = port_of(&uri) {
+            storage.add_at(authority.host(), port);
+        }
         let tls = match options.tls {
             Some(tls) => tls,
             None => system_tls()?,
@@ -158,12 +163,7 @@ impl Upstream {
         let seal = match (&options.seal_secret, &options.credentials) {
             (Some(secret), _) => Seal::new(secret.expose().as_bytes()),
             (None, Some((user, password))) => {
-                let mut hash = Sha256::new();
-                for part in ["seal", &options.url, user, password.expose()] {
-                    hash.update((part.len() as u64).to_be_bytes());
-                    hash.update(part);
-                }
-                Seal::new(&hash.finalize())
+                Seal::new(&derived(&options.url, user, password.expose()))
             }
             (None, None) => {
                 let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
@@ -187,6 +187,7 @@ impl Upstream {
                 permits: Arc::new(Semaphore::new(
                     options.max_connections.min(Semaphore::MAX_PERMITS),
                 )),
+                full: Notice::default(),
                 connect_timeout: options.connect_timeout,
                 answer_timeout: options.answer_timeout,
                 commit_timeout: options.commit_timeout,
@@ -334,7 +335,14 @@ impl Upstream {
         match tokio::time::timeout(self.inner.connect_timeout, permit).await {
             Ok(Ok(permit)) => Ok(permit),
             // It is never closed.
-            Ok(Err(_)) | Err(_) => Err(UpstreamError::Busy),
+            Ok(Err(_)) | Err(_) => {
+                if self.inner.full.is_due() {
+                    tracing::warn!(
+                        "no connection to the upstream became free in time; requests are refused"
+                    );
+                }
+                Err(UpstreamError::Busy)
+            }
         }
     }
 
@@ -527,6 +535,24 @@ pub(crate) fn scope_of(needed: &[Access]) -> String {
         }
     }
     scopes.join(" ")
+}
+
+/// The secret of all proxies with the same account at the same upstream
+///
+/// Whoever may push has a text and its seal, and could try passwords at home: each try must be slow.
+fn derived(url: &str, user: &str, password: &str) -> [u8; 24] {
+    let hash = |parts: &[&str]| {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hash.finalize()
+    };
+    let mut salt = [0; 16];
+    salt.copy_from_slice(&hash(&["seal", url, user])[..16]);
+    // bcrypt takes at most 72 bytes.
+    bcrypt::bcrypt(SEAL_COST, salt, &hash(&[password]))
 }
 
 fn system_tls() -> Result<ClientConfig, UpstreamSetupError> {

@@ -56,7 +56,12 @@ async fn a_hidden_denial_does_not_name_its_rule() {
         .await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
     let detail = answer.error()["detail"].clone();
-    assert_eq!(detail, json!({"needed": ["repository:secret/app:pull"]}));
+    // What helps is the same for whatever is denied, so it tells nothing either.
+    let remedy = "log in with an account that may do it, or ask whoever runs this registry";
+    assert_eq!(
+        detail,
+        json!({"needed": ["repository:secret/app:pull"], "remedy": remedy})
+    );
 }
 
 #[tokio::test]

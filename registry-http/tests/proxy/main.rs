@@ -13,5 +13,6 @@ mod credentials;
 #[allow(dead_code)]
 mod login;
 mod passing;
+mod secure;
 mod support;
 mod tags;

@@ -307,6 +307,15 @@ async fn redirects_to_storage_are_followed_or_passed_on() {
     // To nowhere that only this machine can go, and not in circles.
     for bad in [
         at.replace("localhost", "127.0.0.2"),
+        // The upstream's own machine, at a port that is not its own, and in other clothes.
+        at.replace("localhost", "127.0.0.1"),
+        at.replace("http://localhost", "https://127.0.0.1"),
+        at.replace("http://localhost", "https://127.1"),
+        at.replace("http://localhost", "https://[::ffff:127.0.0.1]"),
+        at.replace(
+            "localhost",
+            &format!("127.0.0.1:{}@localhost", upstream.address.port()),
+        ),
         "https://localhost:1/".to_owned(),
         "https://169.254.169.254/latest/meta-data".to_owned(),
         "https://user@s3.example/".to_owned(),
@@ -320,6 +329,19 @@ async fn redirects_to_storage_are_followed_or_passed_on() {
         assert_eq!(response.status, 502, "{bad}: {}", response.text());
     }
     assert_eq!(storage.heads().len(), 1);
+
+    // A host that is trusted at one port is not at another.
+    *location.lock().unwrap() = at.clone();
+    for (place, status) in [
+        ("localhost:1".to_owned(), 502),
+        (format!("localhost:{}", storage.address.port()), 200),
+    ] {
+        let options = options(upstream.address).with_trusted_storage([&place]);
+        let proxy = Proxy::start(options).await;
+        let response = proxy.ask("GET", &target).send().await;
+        assert_eq!(response.status, status, "{place}: {}", response.text());
+    }
+    assert_eq!(storage.heads().len(), 2);
 }
 
 #[tokio::test]

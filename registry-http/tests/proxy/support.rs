@@ -31,6 +31,12 @@ impl Observer for Seen {
 }
 
 impl Seen {
+    /// In which versions of HTTP they came since the last call
+    pub(crate) fn versions(&self) -> Vec<http::Version> {
+        let seen = std::mem::take(&mut *self.0.lock().unwrap());
+        seen.iter().map(|record| record.version).collect()
+    }
+
     /// What came since the last call: method and target
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
@@ -62,7 +68,7 @@ pub(crate) async fn registry() -> (SocketAddr, Arc<Seen>) {
     (listen(service).await, seen)
 }
 
-async fn listen<S>(service: S) -> SocketAddr
+pub(crate) async fn listen<S>(service: S) -> SocketAddr
 where
     S: hyper::service::Service<
             http::Request<hyper::body::Incoming>,

@@ -2,6 +2,7 @@
 
 mod drain;
 mod files;
+mod patience;
 mod sockets;
 mod support;
 mod tls;

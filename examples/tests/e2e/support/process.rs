@@ -35,6 +35,14 @@ pub(crate) fn registry(arguments: &[&str]) -> Command {
     command
 }
 
+/// A command of `docker-proxy`, which sees nothing of the environment that would change what it
+/// does
+pub(crate) fn docker_proxy(arguments: &[&str]) -> Command {
+    let mut command = untold(env!("CARGO_BIN_EXE_docker-proxy"));
+    command.args(arguments);
+    command
+}
+
 /// As [`registry`], started by another program, whose own arguments these are
 pub(crate) fn registry_by(program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
     let mut command = untold(program);
@@ -46,7 +54,8 @@ fn untold(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"REGISTRY_") {
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b"REGISTRY_") || bytes.starts_with(b"ACUMOS_") {
             command.env_remove(name);
         }
     }
@@ -105,6 +114,12 @@ impl Server {
     /// Starts Debian's `docker-registry` on a free port, or says that it is missing
     #[track_caller]
     pub(crate) fn reference(root: &Path) -> Option<Self> {
+        Self::reference_with(root, "")
+    }
+
+    /// As [`Server::reference`], with this section `auth`
+    #[track_caller]
+    pub(crate) fn reference_with(root: &Path, auth: &str) -> Option<Self> {
         let program = clients::find("docker-registry", "docker-registry")?;
         let config = tempfile::NamedTempFile::new().expect("a temporary file");
         // A port that was free a moment ago may be taken by now; then another one is.
@@ -113,7 +128,7 @@ impl Server {
             let text = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: '{address}'}}\n",
+                 http: {{addr: '{address}'}}\n{auth}\n",
                 root.display()
             );
             fs::write(config.path(), text).expect("the configuration is written");
@@ -158,6 +173,14 @@ impl Server {
     /// What it printed on standard error: its logs
     pub(crate) fn errors(&self) -> String {
         self.errors.lock().expect("no reader panicked").clone()
+    }
+
+    /// Waits until standard output has this, and gives all of it
+    #[track_caller]
+    pub(crate) fn prints(&self, part: &str) -> String {
+        eventually(&format!("standard output has {part:?}"), || {
+            Some(self.output()).filter(|output| output.contains(part))
+        })
     }
 
     /// Waits until standard error has a line with all of these parts, and gives the last of them
@@ -210,14 +233,25 @@ impl Server {
 
     /// Its resident memory in bytes
     pub(crate) fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("it runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let line = status.lines().find(|line| line.starts_with(field));
         let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
         kibibytes
             .and_then(|text| text.parse::<u64>().ok())
             .expect("a number")
             * 1024
+    }
+
+    /// The most that was ever resident, in bytes, without the program itself
+    ///
+    /// Which is many times as large without optimization, as tests have it.
+    pub(crate) fn resident_peak(&self) -> u64 {
+        self.memory("VmHWM:") - self.memory("RssFile:")
     }
 
     /// kill -9
@@ -239,7 +273,7 @@ impl Server {
                 return false;
             }
             if let Ok(response) = http::send(&self.address, "GET", "/v2/", &[], &[]) {
-                return response.status == 200;
+                return matches!(response.status, 200 | 401);
             }
             thread::sleep(Duration::from_millis(50));
         }

@@ -1,4 +1,15 @@
 //! A registry in this process, and what is pushed to it
+//!
+//! With `REGISTRY_TEST_SERVICE=proxy` in the environment, all is asked of a proxy in front of the registry. These
+//! then fail, for a proxy answers otherwise by design:
+//!
+//! - `behind_a_proxy` (those that configure or observe the registry, which nobody asks directly, and errors of
+//!   the registry's own, which are 502), but for its tests of what a client sees;
+//! - rows 019, 020, 090, 091, 097 and 099: what the upstream does not have is not there in the same words, whether
+//!   its repository is there or not;
+//! - row 051: a mount without a source is an upload, for the upstream would look where the caller may not;
+//! - row Q08: lists come as the upstream sends them, which is not asked to compress;
+//! - row Q13: whether a session exists is known only when its content is on its way.
 
 mod client;
 mod content;
@@ -13,7 +24,10 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use registry_auth::{AllowAll, Anyone, Authenticator, Authorizer};
 use registry_core::manifest::Limits;
-use registry_http::{Builder, Observer, RegistryService, ServeOptions, serve};
+use registry_http::{
+    AccessControl, Builder, Observer, ProxyService, RegistryService, ServeOptions, Upstream,
+    UpstreamOptions, serve,
+};
 use registry_storage::{FileSystem, Key, Memory, Objects, StorageError, Store};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -103,26 +117,57 @@ impl Setup {
             let driver = Arc::new(Memory::new());
             (Store::new(driver.clone()), driver, None)
         };
-        let mut builder = RegistryService::builder(store, self.authenticator, self.policy)
-            .allow_delete(self.allow_delete);
+        // `REGISTRY_TEST_SERVICE=proxy` asks a proxy in front of the registry, which decides who may what.
+        let proxied = std::env::var("REGISTRY_TEST_SERVICE").is_ok_and(|name| name == "proxy");
+        let (open, decides): (Deciders, _) = match proxied {
+            true => (
+                (Arc::new(Anyone), Arc::new(AllowAll)),
+                Some((self.authenticator, self.policy)),
+            ),
+            false => ((self.authenticator, self.policy), None),
+        };
+        let mut builder =
+            RegistryService::builder(store, open.0, open.1).allow_delete(self.allow_delete);
         if let Some(limits) = self.limits {
             builder = builder.manifest_limits(limits);
         }
         let builder = (self.configure)(builder);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(
-            listener,
-            builder.build(),
-            ServeOptions::default(),
-            std::future::pending(),
-        ));
+        let mut address = listen(builder.build()).await;
+        if let Some((authenticator, policy)) = decides {
+            let upstream = UpstreamOptions::new(format!("http://{address}"));
+            let access = AccessControl::new(authenticator, policy);
+            let proxy = ProxyService::builder(Upstream::new(upstream).unwrap(), access)
+                .manifest_limits(self.limits.unwrap_or_default());
+            address = listen(proxy.build()).await;
+        }
         Registry {
             address,
             objects,
             _folder: folder,
         }
     }
+}
+
+/// Who says who asks, and who may
+type Deciders = (Arc<dyn Authenticator>, Arc<dyn Authorizer>);
+
+async fn listen<S>(service: S) -> SocketAddr
+where
+    S: hyper::service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<registry_http::ResponseBody>,
+            Error = std::convert::Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let options = ServeOptions::default();
+    tokio::spawn(serve(listener, service, options, std::future::pending()));
+    address
 }
 
 /// An image that a repository has

@@ -101,6 +101,14 @@ pub trait Objects: fmt::Debug + Send + Sync + 'static {
     /// Stores an object, replacing what is there: readers see the old or the new, whole
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError>;
 
+    /// Stores an object as [`Objects::write`] does, except that it need not be durable
+    ///
+    /// For what can be made again. After a power cut the object may be missing or empty, or
+    /// again what it was before; it is never another mixture.
+    async fn write_unsynced(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
+        self.write(key, bytes).await
+    }
+
     /// Removes an object
     async fn delete(&self, key: &Key) -> Result<(), StorageError>;
 
@@ -127,13 +135,16 @@ pub trait Objects: fmt::Debug + Send + Sync + 'static {
 
 /// Files that grow, and become objects when they are done
 ///
-/// An upload can be read, listed, renamed and deleted as an object under the same key.
+/// An upload is no object until it is published. Whether something is listed or found under its
+/// key before, or beside it in the same folder, is the driver's affair. It goes with the folder
+/// that it is in: see [`Objects::delete_tree`].
 #[async_trait]
 pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// Opens an upload for writing at its end; one that does not exist begins empty
     ///
     /// Until the result is dropped, and a write that it still has under way is done, nobody
-    /// else can open it, in this process or another.
+    /// else in this process can open it. In another process either nobody can, or whoever
+    /// is the first to sync or publish goes on, and the others' calls fail.
     ///
     /// # Errors
     ///
@@ -149,22 +160,27 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// [`StorageError::NotFound`] if there is no such upload.
     async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError>;
 
-    /// Makes an upload the object `to`, replacing what is there
+    /// How many bytes of an upload are kept, and when the last of them came
     ///
-    /// Its bytes must have been synced: see [`Append::sync`]. Readers of `to` see the old object
-    /// or the new, whole, and the move is durable on return.
+    /// Does not need the upload to be free. Bytes that are not synced yet may be counted.
     ///
     /// # Errors
     ///
     /// [`StorageError::NotFound`] if there is no such upload.
-    async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError>;
+    async fn progress(&self, upload: &Key) -> Result<Stat, StorageError>;
 }
 
 /// An upload that is open for writing
 ///
 /// After an error of any method but [`Append::truncate`] on too short an upload, what the
 /// upload holds past the last successful [`Append::sync`] is unknown, and all further calls
-/// fail. Open it again and cut it to what is known.
+/// fail. Open it again and cut it to what is known. What was not synced when this is dropped may
+/// be there or not.
+///
+/// # Errors
+///
+/// [`StorageError::Busy`] from [`Append::sync`] and [`Append::publish`] also if another process
+/// has gone on with the upload meanwhile: see [`Uploads::append`].
 #[async_trait]
 pub trait Append: fmt::Debug + Send + 'static {
     /// How many bytes the upload had when it was opened or cut, and those added since
@@ -177,15 +193,52 @@ pub trait Append: fmt::Debug + Send + 'static {
     /// call. At most one write is under way. If this is dropped, the write goes on.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError>;
 
-    /// Makes durable all that was written; readers see it from then on at the latest
+    /// Says what the upload is to become, before its bytes are written
+    ///
+    /// A driver may then put the bytes where they will stay, and save itself a copy. If the
+    /// upload is synced instead of being published there, such a driver may have to give up what
+    /// was written since it was opened: [`Append::size`] says so. Others do nothing.
+    fn aim(&mut self, to: &Key) {
+        let _ = to;
+    }
+
+    /// After how many bytes a sync is worth its cost while there are more to come
+    ///
+    /// `None` where a sync costs so much that it is better to lose what one request brought.
+    fn checkpoint(&self) -> Option<u64> {
+        Some(32 * 1024 * 1024)
+    }
+
+    /// Makes durable all that was written
     async fn sync(&mut self) -> Result<(), StorageError>;
 
     /// Cuts the upload to its first `size` bytes, after which writing goes on
     ///
+    /// Every driver can cut it to nothing, to its size at the last sync and to that at the sync
+    /// before.
+    ///
     /// # Errors
     ///
-    /// [`StorageError::Corrupt`] if it is shorter; nothing is changed then.
+    /// [`StorageError::Corrupt`] if it is shorter, or cannot be cut there; nothing is changed
+    /// then.
     async fn truncate(&mut self, size: u64) -> Result<(), StorageError>;
+
+    /// All that was written, to be read once more
+    ///
+    /// After this, nothing may be written any more: the upload can be synced, cut to nothing or
+    /// published.
+    async fn content(&mut self) -> Result<ByteStream, StorageError>;
+
+    /// Makes all that was written the object `to`, replacing what is there
+    ///
+    /// It need not have been synced. Readers of `to` see the old object or the new, whole, and
+    /// it is durable on return. The upload has ended then, and every further call fails. After
+    /// an error, or when this is not waited for, the upload is there or `to` is, or both.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] if the upload was deleted meanwhile and that is noticed.
+    async fn publish(&mut self, to: &Key) -> Result<(), StorageError>;
 }
 
 /// Everything that a registry needs; implemented by whatever is both [`Objects`] and [`Uploads`]

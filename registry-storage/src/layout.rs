@@ -142,6 +142,13 @@ pub(crate) fn upload_started(name: &RepositoryName, id: &UploadId) -> Key {
     ))
 }
 
+/// The folder of the folders of saved hashes
+pub(crate) fn upload_algorithms(name: &RepositoryName, id: &UploadId) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_uploads/{id}/hashstates"
+    ))
+}
+
 /// The folder of the saved hashes of one algorithm
 pub(crate) fn upload_states(name: &RepositoryName, id: &UploadId, algorithm: Algorithm) -> Key {
     key(format!(

@@ -10,8 +10,11 @@
 //!
 //! # Features
 //!
+//! - `object-stores`: `Bucket`, object stores as storage.
 //! - `suite`: the test suite that every driver passes, for drivers of one's own.
 
+#[cfg(feature = "object-stores")]
+pub mod bucket;
 pub mod driver;
 pub mod error;
 pub mod filesystem;
@@ -22,6 +25,8 @@ mod store;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
+#[cfg(feature = "object-stores")]
+pub use crate::bucket::Bucket;
 pub use crate::driver::{Append, ByteStream, Driver, Entry, Key, Objects, Stat, Uploads};
 pub use crate::error::StorageError;
 pub use crate::filesystem::{FileSystem, OpenError};

@@ -79,13 +79,13 @@ pub struct StorageReport {
 pub enum StorageCall {
     /// [`Objects::read`]
     Read,
-    /// [`Objects::stat`]
+    /// [`Objects::stat`] and [`Uploads::progress`]
     Stat,
-    /// [`Objects::stream`], until the object is open
+    /// [`Objects::stream`] and [`Append::content`], until the object is open
     Stream,
-    /// The stream that [`Objects::stream`] gave, from its first byte to its end
+    /// The stream that either of these gave, from its first byte to its end
     StreamBytes,
-    /// [`Objects::write`]
+    /// [`Objects::write`] and [`Objects::write_unsynced`]
     Write,
     /// [`Objects::delete`]
     Delete,
@@ -103,7 +103,7 @@ pub enum StorageCall {
     UploadSync,
     /// [`Append::truncate`]
     UploadTruncate,
-    /// [`Uploads::publish`]
+    /// [`Append::publish`]
     UploadPublish,
 }
 
@@ -265,21 +265,19 @@ impl<D: Objects> Objects for Measured<D> {
     ) -> Result<(u64, ByteStream), StorageError> {
         let call = self.driver.stream(key, range);
         let (size, stream) = self.report(StorageCall::Stream, call, nothing).await?;
-        let stream = MeasuredStream {
-            stream,
-            observer: self.observer.clone(),
-            expected: range.map_or(size, |range| range.len()),
-            waiting: None,
-            waited: Duration::ZERO,
-            bytes: 0,
-            outcome: None,
-        };
-        Ok((size, stream.boxed()))
+        let expected = range.map_or(size, |range| range.len());
+        Ok((size, measured(stream, self.observer.clone(), expected)))
     }
 
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
         let length = bytes.len() as u64;
         let call = self.driver.write(key, bytes);
+        self.report(StorageCall::Write, call, |()| length).await
+    }
+
+    async fn write_unsynced(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
+        let length = bytes.len() as u64;
+        let call = self.driver.write_unsynced(key, bytes);
         self.report(StorageCall::Write, call, |()| length).await
     }
 
@@ -323,9 +321,9 @@ impl<D: Uploads> Uploads for Measured<D> {
         Ok(self.opened(upload))
     }
 
-    async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {
-        let call = self.driver.publish(upload, to);
-        self.report(StorageCall::UploadPublish, call, nothing).await
+    async fn progress(&self, upload: &Key) -> Result<Stat, StorageError> {
+        let call = self.driver.progress(upload);
+        self.report(StorageCall::Stat, call, nothing).await
     }
 }
 
@@ -339,6 +337,14 @@ struct MeasuredAppend {
 impl Append for MeasuredAppend {
     fn size(&self) -> u64 {
         self.upload.size()
+    }
+
+    fn aim(&mut self, to: &Key) {
+        self.upload.aim(to);
+    }
+
+    fn checkpoint(&self) -> Option<u64> {
+        self.upload.checkpoint()
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
@@ -356,12 +362,38 @@ impl Append for MeasuredAppend {
         let call = self.upload.truncate(size);
         report(&*self.observer, StorageCall::UploadTruncate, call, nothing).await
     }
+
+    async fn content(&mut self) -> Result<ByteStream, StorageError> {
+        let expected = self.upload.size();
+        let call = self.upload.content();
+        let stream = report(&*self.observer, StorageCall::Stream, call, nothing).await?;
+        Ok(measured(stream, self.observer.clone(), expected))
+    }
+
+    async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {
+        let call = self.upload.publish(to);
+        report(&*self.observer, StorageCall::UploadPublish, call, nothing).await
+    }
 }
 
 impl Drop for MeasuredAppend {
     fn drop(&mut self) {
         self.observer.upload_closed();
     }
+}
+
+/// A stream of `expected` bytes, reported when it is dropped
+fn measured(stream: ByteStream, observer: Arc<dyn StorageObserver>, expected: u64) -> ByteStream {
+    MeasuredStream {
+        stream,
+        observer,
+        expected,
+        waiting: None,
+        waited: Duration::ZERO,
+        bytes: 0,
+        outcome: None,
+    }
+    .boxed()
 }
 
 /// A stream that is reported when it is dropped
@@ -509,7 +541,7 @@ mod tests {
         }
     }
 
-    fn measured() -> (Measured<Memory>, Arc<Reports>) {
+    fn measured_memory() -> (Measured<Memory>, Arc<Reports>) {
         let reports = Arc::new(Reports::default());
         (
             Measured::new(Memory::new(), reports.clone()),
@@ -539,7 +571,7 @@ mod tests {
         use StorageCall as Call;
         use StorageOutcome as Outcome;
 
-        let (driver, reports) = measured();
+        let (driver, reports) = measured_memory();
         let a = key("f/a");
         driver
             .write(&a, Bytes::from_static(b"hello"))
@@ -572,7 +604,7 @@ mod tests {
         use StorageCall as Call;
         use StorageOutcome as Outcome;
 
-        let (driver, reports) = measured();
+        let (driver, reports) = measured_memory();
         let upload = key("u/data");
         let mut append = driver.append(&upload).await.unwrap();
         assert_eq!(reports.open(), 1);
@@ -581,9 +613,10 @@ mod tests {
         append.truncate(9).await.unwrap_err();
         driver.reopen(&upload).await.unwrap_err();
         assert_eq!((append.size(), reports.open()), (3, 1));
+        assert_eq!(driver.progress(&upload).await.unwrap().size, 3);
+        append.publish(&key("blob")).await.unwrap();
         drop(append);
         assert_eq!(reports.open(), 0);
-        driver.publish(&upload, &key("blob")).await.unwrap();
         assert_eq!(
             reports.take(),
             [
@@ -592,6 +625,7 @@ mod tests {
                 (Call::UploadSync, Outcome::Ok, 0),
                 (Call::UploadTruncate, Outcome::Corrupt, 0),
                 (Call::UploadOpen, Outcome::Busy, 0),
+                (Call::Stat, Outcome::Ok, 0),
                 (Call::UploadPublish, Outcome::Ok, 0),
             ]
         );
@@ -602,7 +636,7 @@ mod tests {
         use StorageCall as Call;
         use StorageOutcome as Outcome;
 
-        let (driver, reports) = measured();
+        let (driver, reports) = measured_memory();
         let a = key("a");
         let size = 3_000_000;
         driver.write(&a, vec![1; size].into()).await.unwrap();

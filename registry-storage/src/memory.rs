@@ -234,6 +234,7 @@ impl Memory {
             size,
             tag,
             dirty: false,
+            ended: false,
         }))
     }
 }
@@ -248,8 +249,8 @@ impl Uploads for Memory {
         self.open_append(upload, false).await
     }
 
-    async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {
-        self.rename(upload, to).await
+    async fn progress(&self, upload: &Key) -> Result<Stat, StorageError> {
+        self.stat(upload).await
     }
 }
 
@@ -297,9 +298,21 @@ struct MemoryAppend {
     /// Which version of the object is this upload: one that was deleted does not come back
     tag: Option<String>,
     dirty: bool,
+    /// Whether it has become an object
+    ended: bool,
 }
 
 impl MemoryAppend {
+    fn check(&self) -> Result<(), StorageError> {
+        if !self.ended {
+            return Ok(());
+        }
+        Err(StorageError::Transient {
+            key: self.lock.key.to_string(),
+            source: "the upload has become an object".into(),
+        })
+    }
+
     /// Makes what was written visible
     async fn store(&mut self) -> Result<(), StorageError> {
         if !self.dirty {
@@ -344,6 +357,7 @@ impl Append for MemoryAppend {
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        self.check()?;
         self.size += bytes.len() as u64;
         self.parts.push(bytes);
         self.dirty = true;
@@ -351,10 +365,12 @@ impl Append for MemoryAppend {
     }
 
     async fn sync(&mut self) -> Result<(), StorageError> {
+        self.check()?;
         self.store().await
     }
 
     async fn truncate(&mut self, size: u64) -> Result<(), StorageError> {
+        self.check()?;
         if size > self.size {
             return Err(StorageError::Corrupt {
                 key: self.lock.key.to_string(),
@@ -373,6 +389,40 @@ impl Append for MemoryAppend {
             self.dirty = true;
             self.store().await?;
         }
+        Ok(())
+    }
+
+    async fn content(&mut self) -> Result<ByteStream, StorageError> {
+        self.check()?;
+        let parts = self.parts.clone();
+        let pieces = parts.into_iter().flat_map(|mut part| {
+            std::iter::from_fn(move || {
+                (!part.is_empty()).then(|| Ok(part.split_to(part.len().min(PART))))
+            })
+        });
+        Ok(stream::iter(pieces).boxed())
+    }
+
+    async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {
+        self.check()?;
+        let inner = self.lock.inner.clone();
+        let _changes = inner.changes.lock().await;
+        let key = &self.lock.key;
+        let fail = |key, error| failed(key, error);
+        let found = inner.objects.head(&path(key)?).await;
+        if found.map_err(|error| fail(key, error))?.e_tag != self.tag {
+            return Err(StorageError::NotFound {
+                key: key.to_string(),
+            });
+        }
+        let payload = PutPayload::from_iter(self.parts.iter().cloned());
+        let put = inner.objects.put(&path(to)?, payload).await;
+        put.map_err(|error| fail(to, error))?;
+        if key != to {
+            let deleted = inner.objects.delete(&path(key)?).await;
+            deleted.map_err(|error| fail(key, error))?;
+        }
+        (self.ended, self.dirty) = (true, false);
         Ok(())
     }
 }

@@ -278,7 +278,7 @@ async fn a_writer_that_waited_never_writes_into_a_blob() {
                 size
             }
         });
-        folder.publish(&upload, &blob).await.unwrap();
+        append.publish(&blob).await.unwrap();
         drop(append);
         assert_eq!(other.await.unwrap(), 0, "got the published file");
         assert_eq!(folder.read(&blob, 100).await.unwrap(), text);

@@ -1,5 +1,8 @@
 //! The store's rules, on every driver of this crate
 
+#[cfg(feature = "object-stores")]
+mod support;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -30,6 +33,16 @@ macro_rules! on_every_driver {
                 super::$test(Arc::new(super::Memory::new())).await;
             })+
             use std::sync::Arc;
+        }
+        /// One after the other, on one S3 server
+        #[cfg(feature = "object-stores")]
+        #[tokio::test(flavor = "multi_thread")]
+        async fn in_a_bucket() {
+            let Some(moto) = support::Moto::start() else { return };
+            $(
+                eprintln!("{}", stringify!($test));
+                $test(Arc::new(moto.bucket("store", stringify!($test)))).await;
+            )+
         }
     };
 }

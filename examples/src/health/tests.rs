@@ -126,7 +126,7 @@ impl Uploads for Moody {
         unreachable!("a health check uploads nothing")
     }
 
-    async fn publish(&self, _: &Key, _: &Key) -> Result<(), StorageError> {
+    async fn progress(&self, _: &Key) -> Result<Stat, StorageError> {
         unreachable!("a health check uploads nothing")
     }
 }

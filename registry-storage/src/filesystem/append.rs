@@ -10,8 +10,8 @@ use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
 use super::publish::{ATTEMPTS, FILE_MODE, RETRY_AFTER, Unsynced, write_all};
-use super::{Root, failed};
-use crate::driver::{Append, Key};
+use super::{Root, failed, pooled};
+use crate::driver::{Append, ByteStream, Key};
 use crate::error::StorageError;
 
 /// Up to which size a write is waited for
@@ -31,8 +31,9 @@ pub(super) struct FileAppend {
     size: u64,
     /// The last operation, which may run while the caller hashes the next bytes
     running: Option<JoinHandle<Result<(), Errno>>>,
-    /// Whether an operation failed, after which nobody knows what the file holds
-    broken: bool,
+    /// Why nothing more can be done: an operation failed, after which nobody knows what the
+    /// file holds, or it is no upload any more
+    ended: Option<&'static str>,
     /// Whether there may be anything that is not durable
     dirty: bool,
     /// What makes the file's name durable, if it was created here
@@ -106,7 +107,7 @@ impl FileAppend {
                 key,
                 file: Arc::new(file),
                 running: None,
-                broken: false,
+                ended: None,
                 // Whoever wrote what is there may have been killed before syncing it.
                 dirty: true,
                 unsynced,
@@ -123,10 +124,10 @@ impl FileAppend {
 
     /// Waits for the operation under way
     async fn settle(&mut self) -> Result<(), StorageError> {
-        if self.broken {
+        if let Some(why) = self.ended {
             return Err(StorageError::Transient {
                 key: self.key.to_string(),
-                source: "an earlier write failed; open the upload again".into(),
+                source: why.into(),
             });
         }
         let Some(running) = &mut self.running else {
@@ -144,7 +145,7 @@ impl FileAppend {
                 source: error.into(),
             },
         };
-        self.broken = true;
+        self.ended = Some("an earlier write failed; open the upload again");
         Err(error)
     }
 }
@@ -198,5 +199,35 @@ impl Append for FileAppend {
             self.settle().await?;
         }
         Ok(())
+    }
+
+    async fn content(&mut self) -> Result<ByteStream, StorageError> {
+        self.settle().await?;
+        let (root, key) = (self.root.clone(), self.key.clone());
+        let object = pooled(self.key.as_str(), move || root.open_object(&key)).await?;
+        Ok(object.stream(self.key.clone(), 0, self.size))
+    }
+
+    async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {
+        self.settle().await?;
+        if self.dirty {
+            // Its folder need not be synced: it is moved out of there.
+            self.start(|file| fs::fdatasync(file));
+            self.settle().await?;
+        }
+        let (root, from, to) = (self.root.clone(), self.key.clone(), to.clone());
+        // With the lock: nobody gets the file under its old name, even if this is dropped.
+        let locked = self.file.clone();
+        let published = pooled(self.key.as_str(), move || {
+            let renamed = root.rename(&from, &to);
+            drop(locked);
+            renamed
+        })
+        .await;
+        self.ended = Some(match &published {
+            Ok(()) => "the upload has become an object",
+            Err(_) => "the upload could not be published; open it again",
+        });
+        published
     }
 }

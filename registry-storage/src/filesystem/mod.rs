@@ -273,6 +273,12 @@ impl Objects for FileSystem {
             .await
     }
 
+    async fn write_unsynced(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
+        let path = key.clone();
+        self.pooled(key.as_str(), move |root| root.write_unsynced(&path, &bytes))
+            .await
+    }
+
     async fn delete(&self, key: &Key) -> Result<(), StorageError> {
         let path = key.clone();
         self.pooled(key.as_str(), move |root| root.delete(&path))
@@ -316,8 +322,8 @@ impl Uploads for FileSystem {
         self.open_append(upload, false).await
     }
 
-    async fn publish(&self, upload: &Key, to: &Key) -> Result<(), StorageError> {
-        self.rename(upload, to).await
+    async fn progress(&self, upload: &Key) -> Result<Stat, StorageError> {
+        self.stat(upload).await
     }
 }
 

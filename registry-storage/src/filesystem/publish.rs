@@ -40,12 +40,21 @@ impl Root {
         if bytes.len() <= COMPARED && self.confirm(key, bytes) {
             return Ok(());
         }
+        self.replace(key, bytes, true)
+    }
+
+    /// As [`Root::write`], without the syncs
+    pub(super) fn write_unsynced(&self, key: &Key, bytes: &[u8]) -> Result<(), StorageError> {
+        self.replace(key, bytes, false)
+    }
+
+    fn replace(&self, key: &Key, bytes: &[u8], sync: bool) -> Result<(), StorageError> {
         let temporary = temporary_name();
         let written = self
-            .write_temporary(&temporary, bytes)
+            .write_temporary(&temporary, bytes, sync)
             .map_err(|errno| failed(key.as_str(), errno))
             .and_then(|()| {
-                self.place(key, |folder, name| {
+                self.place(key, sync, |folder, name| {
                     fs::renameat(&self.fd, &temporary, folder, name).map(|()| true)
                 })
             });
@@ -59,7 +68,7 @@ impl Root {
     pub(super) fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError> {
         // Also says that it is no folder, and keeps folders from being made for nothing.
         self.open_object(from)?;
-        let moved = self.place(to, |folder, name| {
+        let moved = self.place(to, true, |folder, name| {
             match fs::renameat(&self.fd, from.as_str(), folder, name) {
                 Ok(()) => Ok(true),
                 // Either the folder was deleted or what was to be moved is gone.
@@ -116,13 +125,15 @@ impl Root {
         Ok(())
     }
 
-    /// Puts something at `key`, in folders that are made if need be, and makes it durable
+    /// Puts something at `key`, in folders that are made if need be, and makes it durable if
+    /// that is wanted
     ///
     /// `put` is given the open folder and the name in it. It says whether what it should put
     /// there exists; if it does not, nothing was done.
     fn place(
         &self,
         key: &Key,
+        sync: bool,
         put: impl Fn(&File, &str) -> Result<bool, Errno>,
     ) -> Result<bool, StorageError> {
         let fail = |errno| failed(key.as_str(), errno);
@@ -132,6 +143,7 @@ impl Root {
                 continue;
             };
             match put(&folder, key.name()) {
+                Ok(true) if !sync => return Ok(true),
                 Ok(true) => {
                     fs::fsync(&folder).map_err(fail)?;
                     self.sync_folders(&unsynced).map_err(fail)?;
@@ -229,10 +241,10 @@ impl Root {
                 .is_ok()
     }
 
-    fn write_temporary(&self, path: &str, bytes: &[u8]) -> Result<(), Errno> {
+    fn write_temporary(&self, path: &str, bytes: &[u8], sync: bool) -> Result<(), Errno> {
         let file = self.create_temporary(path)?;
         write_all(&file, bytes, 0)?;
-        fs::fsync(&file)
+        if sync { fs::fsync(&file) } else { Ok(()) }
     }
 
     /// Creates a temporary file, and the folder of such files if it is not there

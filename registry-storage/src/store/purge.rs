@@ -320,7 +320,8 @@ impl Store {
         id: &UploadId,
     ) -> Result<Option<Found>, StorageError> {
         let started_key = layout::upload_started(name, id);
-        let data = absent(self.objects().stat(&layout::upload_data(name, id)).await)?;
+        let data = layout::upload_data(name, id);
+        let data = absent(self.uploads().progress(&data).await)?;
         let marker = absent(self.objects().stat(&started_key).await)?;
         let mut written = data.and_then(|data| data.modified);
         let mut started = None;

@@ -28,11 +28,6 @@ use crate::layout;
 /// Distribution purges after a week by default, and a push that takes longer is none.
 pub(super) const LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// After how many bytes the hash is saved within one request
-///
-/// At most this much is sent again after a crash; each time costs a sync.
-const CHECKPOINT: u64 = 32 * 1024 * 1024;
-
 /// How many bytes are gathered before they are hashed and written
 ///
 /// Large enough that a trip to the disk's threads is small beside the work, small enough that
@@ -123,12 +118,11 @@ impl Store {
                 .append(&layout::upload_data(name, &id))
                 .await?,
         );
-        let mut started = self
-            .uploads()
-            .append(&layout::upload_started(name, &id))
-            .await?;
-        started
-            .write(format!("{now:.0}").into_bytes().into())
+        self.objects()
+            .write_unsynced(
+                &layout::upload_started(name, &id),
+                format!("{now:.0}").into_bytes().into(),
+            )
             .await?;
         let upload = Upload {
             store: self.clone(),
@@ -161,9 +155,14 @@ impl Store {
             Err(StorageError::NotFound { .. }) => return Err(UploadError::Unknown { id: *id }),
             Err(error) => return Err(error.into()),
         };
-        let Some(session) = self.load_session(name, id).await? else {
-            return Err(UploadError::Unknown { id: *id });
+        let data = layout::upload_data(name, id);
+        let size = match self.uploads().progress(&data).await {
+            Ok(stat) => stat.size,
+            // Its bytes became a blob.
+            Err(StorageError::NotFound { .. }) => return Err(UploadError::Unknown { id: *id }),
+            Err(error) => return Err(error.into()),
         };
+        let session = self.load_session(name, id, size).await?;
         // A date that cannot be read was written by a process that died just then.
         let age = date(&started)
             .and_then(|started| SystemTime::now().duration_since(started).ok())
@@ -186,19 +185,29 @@ impl Store {
         })
     }
 
-    /// The session as its newest saved hash has it; `None` once its bytes became a blob
+    /// The session as its newest saved hash has it, of those that cover no more than `size`
+    /// bytes
     async fn load_session(
         &self,
         name: &RepositoryName,
         id: &UploadId,
-    ) -> Result<Option<Session>, StorageError> {
-        let size = match self.objects().stat(&layout::upload_data(name, id)).await {
-            Ok(stat) => stat.size,
-            Err(StorageError::NotFound { .. }) => return Ok(None),
+        size: u64,
+    ) -> Result<Session, StorageError> {
+        // A session that has just begun has none, and that is to be found out in one call.
+        let folder = layout::upload_algorithms(name, id);
+        let saved = match self.objects().list(Some(&folder), None, usize::MAX).await {
+            Ok(entries) => entries,
+            Err(StorageError::NotFound { .. }) => Vec::new(),
             Err(error) => return Err(error),
         };
         let mut newest: Option<Hasher> = None;
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            if !saved
+                .iter()
+                .any(|entry| entry.name == algorithm.to_string())
+            {
+                continue;
+            }
             if let Some(hasher) = self.newest_state(name, id, algorithm, size).await?
                 && newest
                     .as_ref()
@@ -207,10 +216,10 @@ impl Store {
                 newest = Some(hasher);
             }
         }
-        Ok(Some(match newest {
+        Ok(match newest {
             Some(hasher) => Session::resume(*id, hasher),
             None => Session::begin(*id, Algorithm::default()),
-        }))
+        })
     }
 
     async fn newest_state(
@@ -282,8 +291,7 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// [`AppendError`]. In every case the session stays usable, and what arrived before a
-    /// broken body is kept.
+    /// [`AppendError`]. The session stays usable, and what arrived before a broken body is kept.
     pub async fn append<S, E>(&mut self, header: ChunkHeader, body: S) -> Result<(), AppendError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
@@ -294,9 +302,7 @@ impl Upload {
         match &result {
             Ok(())
             | Err(AppendError::Body(_) | AppendError::Chunk(ChunkError::TooShort { .. })) => {
-                file.sync().await?;
-                self.save_state().await?;
-                self.still_there().await?;
+                self.keep(&mut *file).await?;
             }
             Err(_) => {}
         }
@@ -322,7 +328,8 @@ impl Upload {
     ///
     /// # Errors
     ///
-    /// As both.
+    /// As both. The bytes of this request may be lost then, where the storage had put them in
+    /// the blob's place already: see [`Append::aim`].
     pub async fn append_and_complete<S, E>(
         mut self,
         header: ChunkHeader,
@@ -334,6 +341,10 @@ impl Upload {
         E: Display,
     {
         let mut file = self.lock(true).await?;
+        // Bytes that are hashed otherwise along the way have to be read again first.
+        if digest.algorithm() == self.session.algorithm() {
+            file.aim(&layout::blob(&digest));
+        }
         match self.receive(&mut *file, header, body).await {
             Ok(()) => {}
             Err(error) => {
@@ -341,14 +352,11 @@ impl Upload {
                     error,
                     AppendError::Body(_) | AppendError::Chunk(ChunkError::TooShort { .. })
                 ) {
-                    file.sync().await?;
-                    self.save_state().await?;
-                    self.still_there().await?;
+                    self.keep(&mut *file).await?;
                 }
                 return Err(error.into());
             }
         }
-        file.sync().await?;
         self.commit(&mut *file, digest).await
     }
 
@@ -383,9 +391,11 @@ impl Upload {
         };
         // Another request may have gone on with the session between the reading of its state
         // and the lock, or be cancelling it.
-        let current = self.store.load_session(&self.name, &id).await?;
+        let current = self
+            .store
+            .load_session(&self.name, &id, file.size())
+            .await?;
         self.still_there().await?;
-        let current = current.ok_or(AppendError::Unknown { id })?;
         if current.offset() > self.offset() {
             let got = self.offset();
             self.session = current;
@@ -429,6 +439,7 @@ impl Upload {
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Display,
     {
+        let checkpoint = file.checkpoint().unwrap_or(u64::MAX);
         let mut saved = self.session.offset();
         let mut buffer = BytesMut::new();
         let mut chunk = self.session.chunk(header)?;
@@ -445,7 +456,7 @@ impl Upload {
             let bytes = buffer.split().freeze();
             let _ = chunk.append(&bytes)?;
             file.write(bytes).await?;
-            if chunk.offset() - saved >= CHECKPOINT {
+            if chunk.offset() - saved >= checkpoint {
                 file.sync().await?;
                 saved = chunk.offset();
                 let state = chunk.hasher().save();
@@ -493,8 +504,7 @@ impl Upload {
             Ok(Completion::Rehash(mut rehash)) => {
                 // The client closes with another algorithm than the one that was hashed along
                 // the way, which only a second reading can answer.
-                let data = layout::upload_data(&self.name, &id);
-                let (_, mut stored) = self.store.objects().stream(&data, None).await?;
+                let mut stored = file.content().await?;
                 while let Some(bytes) = stored.try_next().await? {
                     rehash.update(&bytes);
                 }
@@ -504,20 +514,17 @@ impl Upload {
         };
         if let Err((session, error)) = completed {
             self.session = session;
-            self.save_state().await?;
-            self.still_there().await?;
+            self.keep(file).await?;
             return Err(error.into());
         }
 
-        file.sync().await?;
         let store = &self.store;
         // The link first: until there is a blob it says nothing, and once there is one the
         // session has ended. Whenever this breaks off, there is the one or the other.
         store
             .write_link(&layout::layer_link(&self.name, &digest), &digest)
             .await?;
-        let data = layout::upload_data(&self.name, &id);
-        match store.uploads().publish(&data, &layout::blob(&digest)).await {
+        match file.publish(&layout::blob(&digest)).await {
             Ok(()) => {}
             // The session was cancelled meanwhile.
             Err(StorageError::NotFound { .. }) => {
@@ -534,6 +541,21 @@ impl Upload {
             .delete_tree(&layout::upload(&self.name, &id))
             .await?;
         Ok(())
+    }
+
+    /// Makes durable what has arrived, and then the hash of it
+    async fn keep(&mut self, file: &mut dyn Append) -> Result<(), AppendError> {
+        file.sync().await?;
+        if file.size() < self.offset() {
+            // They were on their way to be a blob that they are not.
+            let (id, algorithm) = (self.id(), self.session.algorithm());
+            let size = file.size();
+            self.session = self.store.load_session(&self.name, &id, size).await?;
+            self.session.set_algorithm(algorithm);
+            file.truncate(self.offset()).await?;
+        }
+        self.save_state().await?;
+        self.still_there().await
     }
 
     async fn save_state(&self) -> Result<(), StorageError> {

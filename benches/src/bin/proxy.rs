@@ -4,8 +4,8 @@
 //!
 //! Starts the `registry` and the `docker-proxy` that lie beside this program and nginx, on free
 //! ports and temporary folders, puts the same load on each in turn, and prints medians of several
-//! rounds and their ratios. nginx passes everything on to anyone; `docker-proxy` identifies and
-//! authorizes each request.
+//! rounds and their ratios. nginx passes everything on to anyone, and logs a line for each request;
+//! `docker-proxy` identifies and authorizes each request, and logs that line and four of its own.
 
 use std::fs;
 use std::io::Write;
@@ -25,6 +25,8 @@ const ROUND: Duration = Duration::from_secs(2);
 const REPOSITORY: &str = "model_9d294c20-7b1f-4ab7-b8b3-03bc7f069ac1";
 /// `ada:password`
 const LOGIN: &str = "Authorization: Basic YWRhOnBhc3N3b3Jk\r\n";
+const SMALL: usize = 1 << 20;
+const LARGE: usize = 64 << 20;
 const PUSHED: usize = 256 << 20;
 
 fn main() -> Result<()> {
@@ -36,9 +38,9 @@ fn main() -> Result<()> {
             .args(["serve", "--listen", "127.0.0.1:0", "--root"])
             .arg(root),
     )?;
-    let small = push_blob(&upstream, &filled(1 << 20, 1))?;
-    let large = push_blob(&upstream, &filled(64 << 20, 2))?;
-    let manifest = push_manifest(&upstream, &[&small, &large])?;
+    let small = push_blob(&upstream, &filled(SMALL, 1))?;
+    let large = push_blob(&upstream, &filled(LARGE, 2))?;
+    let manifest = push_manifest(&upstream, &[(&small, SMALL), (&large, LARGE)])?;
 
     let proxy = start_proxy(&proxy, site.path(), &upstream)?;
     let nginx = match theirs("nginx") {
@@ -190,7 +192,7 @@ fn push_blob(server: &Server, content: &[u8]) -> Result<Digest> {
 }
 
 /// A manifest of these blobs, under the tag `1`
-fn push_manifest(server: &Server, blobs: &[&Digest]) -> Result<Digest> {
+fn push_manifest(server: &Server, blobs: &[(&Digest, usize)]) -> Result<Digest> {
     let config = b"{}";
     let config_digest = push_blob(server, config)?;
     let descriptor = |media_type: &MediaType, digest: &Digest, size: usize| {
@@ -198,7 +200,7 @@ fn push_manifest(server: &Server, blobs: &[&Digest]) -> Result<Digest> {
     };
     let layers: Vec<String> = blobs
         .iter()
-        .map(|digest| descriptor(&MediaType::OCI_LAYER_TAR, digest, 1))
+        .map(|(digest, size)| descriptor(&MediaType::OCI_LAYER_TAR, digest, *size))
         .collect();
     let manifest = format!(
         r#"{{"schemaVersion":2,"mediaType":"{}","config":{},"layers":[{}]}}"#,
@@ -240,8 +242,10 @@ fn start_proxy(program: &Path, site: &Path, upstream: &Server) -> Result<Server>
         "proxy.yml",
         &format!(
             "listen: 127.0.0.1:0\nupstream: {{url: 'http://{}'}}\n\
-             acumos: {{file: '{facts}'}}\nhtpasswd: {{path: '{users}'}}\n",
-            upstream.address
+             acumos: {{file: '{facts}'}}\nhtpasswd: {{path: '{users}'}}\n\
+             logs: {{directory: '{}', console: error}}\n",
+            upstream.address,
+            site.display()
         ),
     )?;
     Server::announced(Command::new(program).arg("serve").arg(config))
@@ -259,10 +263,10 @@ fn start_nginx(program: &Path, site: &Path, upstream: &Server) -> Result<Server>
         format!(
             "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;\n\
              events {{ worker_connections 1024; }}\n\
-             http {{\n  access_log off; client_max_body_size 0;\n  \
+             http {{\n  access_log {at}/access.log; client_max_body_size 0; keepalive_requests 1000000000;\n  \
              client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;\n  \
              fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n  \
-             upstream registry {{ server {}; keepalive 32; }}\n  \
+             upstream registry {{ server {}; keepalive 32; keepalive_requests 1000000000; }}\n  \
              server {{\n    listen {address};\n    location /v2/ {{\n      \
              proxy_pass http://registry; proxy_http_version 1.1;\n      \
              proxy_set_header Connection ''; proxy_set_header Host $http_host;\n      \

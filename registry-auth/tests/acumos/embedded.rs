@@ -327,16 +327,18 @@ async fn two_who_write_lose_nothing_of_each_other() {
 #[tokio::test]
 async fn many_at_once_may_make_the_database() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("platform.db");
-    let openers: Vec<_> = (0..8)
-        .map(|_| {
-            let path = path.clone();
-            std::thread::spawn(move || EmbeddedDirectory::open(&path).unwrap())
-        })
-        .collect();
-    for opener in openers {
-        let directory = opener.join().unwrap();
-        assert_eq!(directory.records().await.unwrap(), Records::default());
+    for round in 0..20 {
+        let path = folder.path().join(format!("platform-{round}.db"));
+        let openers: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || EmbeddedDirectory::open(&path).unwrap())
+            })
+            .collect();
+        for opener in openers {
+            let directory = opener.join().unwrap();
+            assert_eq!(directory.records().await.unwrap(), Records::default());
+        }
     }
 }
 

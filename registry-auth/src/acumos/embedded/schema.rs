@@ -143,6 +143,11 @@ fn create(path: &Path) -> io::Result<()> {
 /// Looks whether it is a directory of ours, of a version that is known here; `false` if it is
 /// empty
 fn check(connection: &Connection, path: &Path) -> Result<bool, EmbeddedError> {
+    // One look at it all: between two of them another process may make the tables.
+    let _at_once = connection
+        .is_autocommit()
+        .then(|| connection.unchecked_transaction())
+        .transpose()?;
     let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
     let (application, version) = (number("application_id")?, number("user_version")?);
     if application == APPLICATION {

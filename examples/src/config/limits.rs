@@ -46,7 +46,7 @@ pub struct Limited {
 /// let limit: Limit = "10/s burst 200".parse()?;
 /// assert_eq!((limit.count.get(), limit.per), (10, Duration::from_secs(1)));
 /// assert_eq!(limit.burst.unwrap().get(), 200);
-/// assert_eq!("100/6h".parse::<Limit>()?.to_string(), "100/6h0m0s");
+/// assert_eq!("100/6h".parse::<Limit>()?.to_string(), "100/6h");
 /// assert!("0/s".parse::<Limit>().is_err());
 /// # Ok::<(), String>(())
 /// ```

@@ -15,6 +15,8 @@ const RULES: usize = 3_000;
 const USERS: usize = 500;
 const ROLES: usize = 60;
 const QUESTIONS: usize = 20_000;
+/// How many lists they are asked of
+const LISTS: usize = 10;
 
 /// Where a seed is taken from, if it is to be a certain one
 const SEED: &str = "REGISTRY_AUTH_SEED";
@@ -196,35 +198,38 @@ fn access(chance: &mut Chance, rules: &[&Rule]) -> Access {
 fn a_long_list_agrees_with_its_model() {
     let seed = seed();
     let mut chance = Chance::of(seed);
-    let rules = (0..RULES).map(|number| rule(&mut chance, number)).collect();
-    let list = RuleList::new(rules).unwrap();
-    let principals: Vec<Principal> = (0..80).map(|_| principal(&mut chance)).collect();
-    let about: Vec<_> = principals
-        .iter()
-        .map(|principal| naive::of(list.rules(), principal))
-        .collect();
     let [mut allowed, mut denied, mut neither] = [0; 3];
-    for number in 0..QUESTIONS {
-        let at = chance.below(principals.len());
-        let (principal, rules) = (&principals[at], &about[at]);
-        let access = access(&mut chance, rules);
-        let decision = list.decide(principal, &access);
-        let got = (decision.is_allow(), decision.rule());
-        assert_eq!(
-            got,
-            naive::decide_among(rules, &access),
-            "{SEED}={seed}, question {number}: {principal} {access} {:?}",
-            access.reference
-        );
-        match got {
-            (true, _) => allowed += 1,
-            (false, "default") => neither += 1,
-            (false, _) => denied += 1,
+    for _ in 0..LISTS {
+        let rules = (0..RULES).map(|number| rule(&mut chance, number)).collect();
+        let list = RuleList::new(rules).unwrap();
+        let principals: Vec<Principal> = (0..20).map(|_| principal(&mut chance)).collect();
+        let about: Vec<_> = principals
+            .iter()
+            .map(|principal| naive::of(list.rules(), principal))
+            .collect();
+        for number in 0..QUESTIONS / LISTS {
+            let at = chance.below(principals.len());
+            let (principal, rules) = (&principals[at], &about[at]);
+            let access = access(&mut chance, rules);
+            let decision = list.decide(principal, &access);
+            let got = (decision.is_allow(), decision.rule());
+            assert_eq!(
+                got,
+                naive::decide_among(rules, &access),
+                "{SEED}={seed}, question {number}: {principal} {access} {:?}",
+                access.reference
+            );
+            match got {
+                (true, _) => allowed += 1,
+                (false, "default") => neither += 1,
+                (false, _) => denied += 1,
+            }
         }
     }
-    // A list that hardly ever decides would prove little.
+    // Lists that hardly ever decide would prove little. One of them may well have a rule that
+    // decides nearly everything, but not all.
     assert!(
-        allowed.min(denied).min(neither) > QUESTIONS / 50,
+        allowed.min(denied).min(neither) > QUESTIONS / 200,
         "{SEED}={seed}: {allowed} {denied} {neither}"
     );
 }

@@ -1,5 +1,6 @@
 //! The logs of the registry itself: set up from options, as text or as JSON
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::{self, Write as _};
@@ -174,7 +175,9 @@ struct LineLayer {
 }
 
 /// The fields of a span, kept with it
-struct SpanFields(Fields);
+///
+/// A list, for a request has a span and most requests have no line that shows it.
+struct SpanFields(Vec<(Cow<'static, str>, Value)>);
 
 impl<S> Layer<S> for LineLayer
 where
@@ -209,12 +212,12 @@ where
             .flat_map(|scope| scope.from_root())
         {
             if let Some(SpanFields(of_span)) = span.extensions().get() {
-                fields.extend(of_span.clone());
+                fields.extend(named(of_span.iter().cloned()));
             }
         }
         let mut collected = Collected::default();
         event.record(&mut collected);
-        fields.extend(collected.fields);
+        fields.extend(named(collected.fields));
         let metadata = event.metadata();
         let line = Line {
             time: SystemTime::now(),
@@ -227,21 +230,29 @@ where
     }
 }
 
+/// The same fields, to be found by name
+fn named(
+    fields: impl IntoIterator<Item = (Cow<'static, str>, Value)>,
+) -> impl Iterator<Item = (String, Value)> {
+    let fields = fields.into_iter();
+    fields.map(|(name, value)| (name.into_owned(), value))
+}
+
 /// The values of an event or a span
 #[derive(Default)]
 struct Collected {
     message: String,
-    fields: Fields,
+    fields: Vec<(Cow<'static, str>, Value)>,
 }
 
 impl Collected {
     /// The fields of a span, under the names that they have in a line
-    fn of_span(mut self, span: &str) -> Fields {
-        if span == "request"
-            && let Some(id) = self.fields.remove("id")
-        {
-            // Distribution's name.
-            self.fields.insert("http.request.id".to_owned(), id);
+    fn of_span(mut self, span: &str) -> Vec<(Cow<'static, str>, Value)> {
+        if span == "request" {
+            for (name, _) in self.fields.iter_mut().filter(|(name, _)| name == "id") {
+                // Distribution's name.
+                *name = "http.request.id".into();
+            }
         }
         self.fields
     }
@@ -249,7 +260,7 @@ impl Collected {
     fn add(&mut self, field: &Field, value: impl Into<Value>) {
         let name = field.name();
         let name = name.strip_prefix("r#").unwrap_or(name);
-        self.fields.insert(name.to_owned(), value.into());
+        self.fields.push((name.into(), value.into()));
     }
 
     fn add_text(&mut self, field: &Field, text: String) {
@@ -286,7 +297,7 @@ impl Visit for Collected {
         self.add(field, value.to_string());
         if !causes.is_empty() {
             let name = format!("{}.causes", field.name());
-            self.fields.insert(name, causes.into());
+            self.fields.push((name.into(), causes.into()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! One line per request, in the combined log format
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -162,10 +163,9 @@ impl fmt::Display for AccessRecord {
             Some(user) if !user.is_empty() => escape(f, user.as_bytes(), b' ')?,
             _ => f.write_str("-")?,
         }
-        match Timestamp::try_from(self.received) {
-            Ok(time) => write!(f, " [{}] \"", time.strftime("%d/%b/%Y:%H:%M:%S +0000"))?,
-            Err(_) => f.write_str(" [-] \"")?,
-        }
+        f.write_str(" [")?;
+        received(f, self.received)?;
+        f.write_str("] \"")?;
         escape(f, self.method.as_str().as_bytes(), b'"')?;
         f.write_str(" ")?;
         match self.target() {
@@ -185,6 +185,23 @@ impl fmt::Display for AccessRecord {
     }
 }
 
+/// Writes the second of a time, which the lines before it most often had too
+fn received(f: &mut fmt::Formatter<'_>, time: SystemTime) -> fmt::Result {
+    thread_local! {
+        static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+    }
+    let Ok(time) = Timestamp::try_from(time) else {
+        return f.write_str("-");
+    };
+    LAST.with_borrow_mut(|(second, text)| {
+        if *second != time.as_second() {
+            *text = time.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
+            *second = time.as_second();
+        }
+        f.write_str(text)
+    })
+}
+
 fn quoted(f: &mut fmt::Formatter<'_>, value: Option<&HeaderValue>) -> fmt::Result {
     f.write_str("\"")?;
     match value {
@@ -197,14 +214,21 @@ fn quoted(f: &mut fmt::Formatter<'_>, value: Option<&HeaderValue>) -> fmt::Resul
 /// Writes `text` with `\xHH` for quotes, backslashes, `besides`, and all that is not printable
 /// ASCII
 fn escape(f: &mut fmt::Formatter<'_>, text: &[u8], besides: u8) -> fmt::Result {
-    for byte in text {
-        match *byte {
-            b'"' | b'\\' | 0..=0x1f | 0x7f.. => write!(f, "\\x{byte:02X}")?,
-            byte if byte == besides => write!(f, "\\x{byte:02X}")?,
-            byte => write!(f, "{}", char::from(byte))?,
-        }
+    let is_plain = |byte: &u8| {
+        matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\') && *byte != besides
+    };
+    let mut rest = text;
+    loop {
+        let plain = rest.iter().take_while(|byte| is_plain(byte)).count();
+        let (plain, other) = rest.split_at(plain);
+        // Printable ASCII is UTF-8.
+        f.write_str(std::str::from_utf8(plain).unwrap_or_default())?;
+        let Some((byte, after)) = other.split_first() else {
+            return Ok(());
+        };
+        write!(f, "\\x{byte:02X}")?;
+        rest = after;
     }
-    Ok(())
 }
 
 /// A record under way: it tells the observer when it is dropped

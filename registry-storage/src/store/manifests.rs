@@ -112,6 +112,9 @@ impl Store {
         {
             return Err(self.manifest_unknown(name, reference).await);
         }
+        if let Some(manifest) = self.inner.manifests.get(&digest) {
+            return Ok(manifest);
+        }
         let bytes = match self.read_manifest_bytes(&digest).await {
             Ok(bytes) => bytes,
             Err(StorageError::NotFound { .. }) => {
@@ -125,11 +128,13 @@ impl Store {
             return Err(ManifestReadError::Damaged { digest });
         }
         let media_type = Manifest::detect_media_type(&bytes).unwrap_or(MediaType::OCI_MANIFEST);
-        Ok(StoredManifest {
+        let manifest = StoredManifest {
             digest,
             media_type,
             bytes,
-        })
+        };
+        self.inner.manifests.keep(&manifest);
+        Ok(manifest)
     }
 
     /// Stores a manifest under its digest and lets tags point to it

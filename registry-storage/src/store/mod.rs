@@ -6,6 +6,7 @@
 
 mod blobs;
 mod lists;
+mod manifest_cache;
 mod manifests;
 mod purge;
 mod reach;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use registry_core::{Digest, RepositoryName};
 
+use self::manifest_cache::ManifestCache;
 use crate::driver::{Key, Objects, Uploads};
 use crate::error::StorageError;
 
@@ -84,6 +86,7 @@ struct Inner {
     /// Where blobs were last seen: a hint for mounts without a source, verified before use
     sources: Cache<Digest, Arc<[RepositoryName]>>,
     hint_counts: Arc<HintCounts>,
+    manifests: ManifestCache,
 }
 
 impl Store {
@@ -95,6 +98,7 @@ impl Store {
                 uploads: driver,
                 sources: Cache::new(SOURCES),
                 hint_counts: Arc::default(),
+                manifests: ManifestCache::new(),
             }),
             upload_lifetime: Some(uploads::LIFETIME),
         }

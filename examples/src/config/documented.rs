@@ -3,8 +3,11 @@
 //! The rows are from distribution's documentation, not from the table in `keys`: a key that is
 //! missing there is found here, and one that is read and then dropped as well.
 
+mod buckets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::buckets::{BUCKETS, DRIVERS};
 use super::keys::{KEYS, expand};
 use super::{Config, ConfigError, Warning};
 
@@ -49,194 +52,6 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("storage.filesystem.maxthreads", "100", Warned),
     ("storage.inmemory", "{}", Honoured),
     ("storage.delete.enabled", "true", Honoured),
-    ("storage.s3.bucket", "elsewhere", Honoured),
-    ("storage.s3.region", "eu-west-1", Honoured),
-    (
-        "storage.s3.regionendpoint",
-        "'http://localhost:9000'",
-        Honoured,
-    ),
-    ("storage.s3.accesskey", "another", Honoured),
-    ("storage.s3.secretkey", "another", Honoured),
-    ("storage.s3.sessiontoken", "atoken", Honoured),
-    ("storage.s3.forcepathstyle", "true", Honoured),
-    ("storage.s3.accelerate", "true", Honoured),
-    ("storage.s3.usedualstack", "true", Honoured),
-    ("storage.s3.usefipsendpoint", "true", Honoured),
-    ("storage.s3.encrypt", "true", Honoured),
-    ("storage.s3.keyid", "mykeyid", Honoured),
-    ("storage.s3.secure", "false", Honoured),
-    ("storage.s3.skipverify", "true", Honoured),
-    ("storage.s3.v4auth", "false", Warned),
-    ("storage.s3.chunksize", "5242880", Honoured),
-    ("storage.s3.multipartcopychunksize", "33554432", Honoured),
-    ("storage.s3.multipartcopymaxconcurrency", "100", Honoured),
-    (
-        "storage.s3.multipartcopythresholdsize",
-        "33554432",
-        Honoured,
-    ),
-    ("storage.s3.multipartcombinesmallpart", "false", Warned),
-    (
-        "storage.s3.rootdirectory",
-        "/s3/object/name/prefix",
-        Honoured,
-    ),
-    ("storage.s3.storageclass", "REDUCED_REDUNDANCY", Honoured),
-    ("storage.s3.useragent", "me/1.0", Honoured),
-    ("storage.s3.objectacl", "public-read", Honoured),
-    ("storage.s3.objectownership", "true", Honoured),
-    ("storage.s3.loglevel", "debug", Warned),
-    ("storage.s3aws.bucket", "elsewhere", Honoured),
-    ("storage.s3aws.region", "eu-west-1", Honoured),
-    (
-        "storage.s3aws.regionendpoint",
-        "'http://localhost:9000'",
-        Honoured,
-    ),
-    ("storage.s3aws.accesskey", "another", Honoured),
-    ("storage.s3aws.secretkey", "another", Honoured),
-    ("storage.s3aws.sessiontoken", "atoken", Honoured),
-    ("storage.s3aws.forcepathstyle", "true", Honoured),
-    ("storage.s3aws.accelerate", "true", Honoured),
-    ("storage.s3aws.usedualstack", "true", Honoured),
-    ("storage.s3aws.usefipsendpoint", "true", Honoured),
-    ("storage.s3aws.encrypt", "true", Honoured),
-    ("storage.s3aws.keyid", "mykeyid", Honoured),
-    ("storage.s3aws.secure", "false", Honoured),
-    ("storage.s3aws.skipverify", "true", Honoured),
-    ("storage.s3aws.v4auth", "false", Warned),
-    ("storage.s3aws.chunksize", "5242880", Honoured),
-    ("storage.s3aws.multipartcopychunksize", "33554432", Honoured),
-    ("storage.s3aws.multipartcopymaxconcurrency", "100", Honoured),
-    (
-        "storage.s3aws.multipartcopythresholdsize",
-        "33554432",
-        Honoured,
-    ),
-    ("storage.s3aws.multipartcombinesmallpart", "false", Warned),
-    (
-        "storage.s3aws.rootdirectory",
-        "/s3/object/name/prefix",
-        Honoured,
-    ),
-    ("storage.s3aws.storageclass", "REDUCED_REDUNDANCY", Honoured),
-    ("storage.s3aws.useragent", "me/1.0", Honoured),
-    ("storage.s3aws.objectacl", "public-read", Honoured),
-    ("storage.s3aws.objectownership", "true", Honoured),
-    ("storage.s3aws.loglevel", "debug", Warned),
-    ("storage.s3goamz.bucket", "elsewhere", Honoured),
-    ("storage.s3goamz.region", "eu-west-1", Honoured),
-    (
-        "storage.s3goamz.regionendpoint",
-        "'http://localhost:9000'",
-        Honoured,
-    ),
-    ("storage.s3goamz.accesskey", "another", Honoured),
-    ("storage.s3goamz.secretkey", "another", Honoured),
-    ("storage.s3goamz.sessiontoken", "atoken", Honoured),
-    ("storage.s3goamz.forcepathstyle", "true", Honoured),
-    ("storage.s3goamz.accelerate", "true", Honoured),
-    ("storage.s3goamz.usedualstack", "true", Honoured),
-    ("storage.s3goamz.usefipsendpoint", "true", Honoured),
-    ("storage.s3goamz.encrypt", "true", Honoured),
-    ("storage.s3goamz.keyid", "mykeyid", Honoured),
-    ("storage.s3goamz.secure", "false", Honoured),
-    ("storage.s3goamz.skipverify", "true", Honoured),
-    ("storage.s3goamz.v4auth", "false", Warned),
-    ("storage.s3goamz.chunksize", "5242880", Honoured),
-    (
-        "storage.s3goamz.multipartcopychunksize",
-        "33554432",
-        Honoured,
-    ),
-    (
-        "storage.s3goamz.multipartcopymaxconcurrency",
-        "100",
-        Honoured,
-    ),
-    (
-        "storage.s3goamz.multipartcopythresholdsize",
-        "33554432",
-        Honoured,
-    ),
-    ("storage.s3goamz.multipartcombinesmallpart", "false", Warned),
-    (
-        "storage.s3goamz.rootdirectory",
-        "/s3/object/name/prefix",
-        Honoured,
-    ),
-    (
-        "storage.s3goamz.storageclass",
-        "REDUCED_REDUNDANCY",
-        Honoured,
-    ),
-    ("storage.s3goamz.useragent", "me/1.0", Honoured),
-    ("storage.s3goamz.objectacl", "public-read", Honoured),
-    ("storage.s3goamz.objectownership", "true", Honoured),
-    ("storage.s3goamz.loglevel", "debug", Warned),
-    ("storage.azure.container", "elsewhere", Honoured),
-    ("storage.azure.accountname", "elsewhere", Honoured),
-    ("storage.azure.accountkey", "YW5vdGhlcg==", Honoured),
-    ("storage.azure.realm", "core.chinacloudapi.cn", Honoured),
-    ("storage.azure.rootdirectory", "/prefix", Honoured),
-    (
-        "storage.azure.serviceurl",
-        "'http://127.0.0.1:10000/one'",
-        Honoured,
-    ),
-    ("storage.azure.max_retries", "7", Honoured),
-    ("storage.azure.retry_delay", "5s", Warned),
-    ("storage.azure.credentials.type", "client_secret", Honoured),
-    ("storage.azure.credentials.clientid", "another", Honoured),
-    ("storage.azure.credentials.tenantid", "another", Honoured),
-    ("storage.azure.credentials.secret", "another", Honoured),
-    ("storage.gcs.bucket", "elsewhere", Honoured),
-    ("storage.gcs.keyfile", "/path/to/keyfile", Honoured),
-    (
-        "storage.gcs.rootdirectory",
-        "/gcs/object/name/prefix",
-        Honoured,
-    ),
-    ("storage.gcs.chunksize", "8388608", Honoured),
-    ("storage.gcs.maxconcurrency", "50", Honoured),
-    ("storage.gcs.credentials.type", "another", Honoured),
-    ("storage.gcs.credentials.project_id", "another", Honoured),
-    (
-        "storage.gcs.credentials.private_key_id",
-        "another",
-        Honoured,
-    ),
-    ("storage.gcs.credentials.private_key", "another", Honoured),
-    ("storage.gcs.credentials.client_email", "another", Honoured),
-    ("storage.gcs.credentials.client_id", "another", Honoured),
-    ("storage.gcs.credentials.auth_uri", "another", Honoured),
-    ("storage.gcs.credentials.token_uri", "another", Honoured),
-    (
-        "storage.gcs.credentials.auth_provider_x509_cert_url",
-        "another",
-        Honoured,
-    ),
-    (
-        "storage.gcs.credentials.client_x509_cert_url",
-        "another",
-        Honoured,
-    ),
-    ("storage.oss.bucket", "elsewhere", Honoured),
-    ("storage.oss.accesskeyid", "another", Honoured),
-    ("storage.oss.accesskeysecret", "another", Honoured),
-    ("storage.oss.region", "oss-cn-shanghai", Honoured),
-    (
-        "storage.oss.endpoint",
-        "'https://oss.example.com'",
-        Honoured,
-    ),
-    ("storage.oss.internal", "true", Honoured),
-    ("storage.oss.encrypt", "true", Honoured),
-    ("storage.oss.encryptionkeyid", "mykeyid", Honoured),
-    ("storage.oss.secure", "false", Honoured),
-    ("storage.oss.chunksize", "5242880", Honoured),
-    ("storage.oss.rootdirectory", "/prefix", Honoured),
     ("storage.redirect.disable", "false", Warned),
     ("storage.cache.blobdescriptor", "redis", Warned),
     ("storage.cache.layerinfo", "inmemory", Warned),
@@ -611,52 +426,12 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("registry.storage.patience", "5s", Honoured),
 ];
 
-/// The drivers that cannot be, with their parameters
-const DRIVERS: &[(&str, &str)] = &[
-    (
-        "swift",
-        "username password authurl tenant tenantid domain domainid trustid insecureskipverify region \
-         container rootdirectory chunksize prefix secretkey accesskey endpointtype authversion \
-         tempurlcontainerkey tempurlmethods",
-    ),
-    ("rados", "poolname username chunksize"),
-];
-
-/// The drivers for object stores, with what each needs
-const BUCKETS: &[(&str, &[(&str, &str)])] = &[
-    ("storage.s3.", S3),
-    ("storage.s3aws.", S3),
-    ("storage.s3goamz.", S3),
-    (
-        "storage.azure.",
-        &[
-            ("container", "images"),
-            ("accountname", "me"),
-            ("accountkey", "c2VjcmV0"),
-            ("credentials.type", "shared_key"),
-            ("credentials.clientid", "c"),
-            ("credentials.tenantid", "t"),
-            ("credentials.secret", "s"),
-        ],
-    ),
-    ("storage.gcs.", &[("bucket", "images")]),
-    (
-        "storage.oss.",
-        &[
-            ("bucket", "images"),
-            ("region", "oss-cn-beijing"),
-            ("accesskeyid", "k"),
-            ("accesskeysecret", "s"),
-        ],
-    ),
-];
-
-const S3: &[(&str, &str)] = &[
-    ("bucket", "images"),
-    ("region", "eu-central-1"),
-    ("accesskey", "k"),
-    ("secretkey", "s"),
-];
+/// Every row
+fn documented() -> impl Iterator<Item = (String, &'static str, Becomes)> {
+    let rows = DOCUMENTED.iter();
+    rows.map(|(path, value, becomes)| ((*path).to_owned(), *value, *becomes))
+        .chain(buckets::documented())
+}
 
 /// What a key needs beside it to mean anything: the longest beginning of its path counts
 const BESIDE: &[(&str, &[(&str, &str)])] = &[
@@ -859,18 +634,19 @@ fn read(path: &str, value: Option<&str>) -> Result<(Config, Vec<Warning>), Confi
 
 #[test]
 fn every_documented_key_is_honoured_or_named() {
-    for (path, value, becomes) in DOCUMENTED {
+    for (path, value, becomes) in documented() {
+        let path = path.as_str();
         let (without, quiet) = read(path, None).unwrap();
         assert_eq!(quiet, [], "{path}");
         let with = read(path, Some(value));
-        if *becomes == Refused {
+        if becomes == Refused {
             let error = with.unwrap_err().to_string();
             assert!(error.contains(path), "{path}: {error}");
             continue;
         }
         let (with, warnings) = with.unwrap_or_else(|error| panic!("{path}: {error}"));
         let changed = with != without;
-        assert_eq!(changed, *becomes == Honoured, "{path}");
+        assert_eq!(changed, becomes == Honoured, "{path}");
         // A path in a warning has the name or the index of the item.
         let named = |key: &str| {
             let mut parts = path.split("[]");
@@ -881,11 +657,11 @@ fn every_documented_key_is_honoured_or_named() {
             warnings
                 .iter()
                 .any(|warning| warning.keys.iter().any(|key| named(key))),
-            *becomes == Warned,
+            becomes == Warned,
             "{path}: {warnings:?}"
         );
         assert!(
-            *becomes == Warned || warnings.is_empty(),
+            becomes == Warned || warnings.is_empty(),
             "{path}: {warnings:?}"
         );
     }
@@ -919,8 +695,7 @@ fn the_table_has_the_documented_keys_and_no_other() {
         let odd = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "._[]".contains(c));
         assert!(!path.contains(odd), "{path}");
     }
-    let mut documented: BTreeSet<String> = DOCUMENTED
-        .iter()
+    let mut documented: BTreeSet<String> = documented()
         .map(|(path, _, _)| {
             // A name that is chosen freely stands for the key above it.
             let free = ["log.fields.", "headers."];

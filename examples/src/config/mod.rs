@@ -26,6 +26,7 @@ mod schema;
 mod secret;
 mod section;
 mod sections;
+mod storage;
 mod tokens;
 mod tree;
 mod value;
@@ -213,11 +214,11 @@ impl Loaded {
     /// A file says where content is kept; guessing could serve an empty folder
     fn storage_named(root: &Node) -> Result<(), Problem> {
         let entries = root.child("storage").map(Node::entries).unwrap_or_default();
-        let named = |entry: &tree::Entry| read::DRIVERS.contains(&entry.key.as_str());
+        let named = |entry: &tree::Entry| storage::DRIVERS.contains(&entry.key.as_str());
         if entries.iter().any(named) {
             return Ok(());
         }
-        let names: Vec<String> = read::DRIVERS
+        let names: Vec<String> = storage::DRIVERS
             .iter()
             .map(|name| format!("`{name}`"))
             .collect();

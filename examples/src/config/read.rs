@@ -9,37 +9,25 @@ use regex::Regex;
 use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
 use super::acumos;
-use super::buckets;
 use super::limits;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::storage;
 use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
+    Acme, Audit, Auth, ClientAuth, Config, Debug, Endpoint, FileCheck, Formatter, Health,
     HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, Programs, Secret,
-    StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
+    StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, Warning,
 };
-
-/// The names of what content can be kept in
-pub(super) const DRIVERS: [&str; 8] = [
-    "filesystem",
-    "inmemory",
-    "s3",
-    "azure",
-    "gcs",
-    "oss",
-    "s3aws",
-    "s3goamz",
-];
 
 /// Reads a tree whose keys are known, over what holds without it
 pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<Warning>), Problem> {
     let mut warnings = Vec::new();
     let root = Section::new(root, "");
     log(&root, &mut config.log)?;
-    storage(&root, &mut config.storage)?;
+    storage::read(&root, &mut config.storage)?;
     config.auth = auth(&root.section("auth"))?;
     http(&root.section("http"), &mut config.http, &mut warnings)?;
     config.notifications = notifications(&root.section("notifications"))?;
@@ -52,17 +40,7 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
         config.catalog.max_entries = usize::try_from(entries).unwrap_or(usize::MAX);
     }
     own(&root.section("registry"), &mut config.registry)?;
-    let kept = matches!(config.storage.driver, Driver::Folder(_) | Driver::Memory);
-    if !kept && !config.notifications.endpoints.is_empty() && config.outbox_directory().is_none() {
-        warnings.push(Warning {
-            keys: vec!["notifications.endpoints".to_owned()],
-            origin: root.origin("notifications"),
-            what:
-                "events that are not delivered yet wait in memory, and are lost when the registry \
-                   ends; set `registry.notifications.outbox.directory` to a folder"
-                    .to_owned(),
-        });
-    }
+    warnings.extend(storage::lost_events(&root, &config));
     Ok((config, warnings))
 }
 
@@ -93,59 +71,6 @@ fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
     if let Some(disabled) = section.section("accesslog").flag("disabled")? {
         log.access = !disabled;
     }
-    Ok(())
-}
-
-fn storage(root: &Section<'_>, storage: &mut sections::Storage) -> Result<(), Problem> {
-    let section = &root.section("storage");
-    let own = root.section("registry").section("storage");
-    storage.connection = buckets::connection(&own)?;
-    // A driver is chosen by its name, whatever stands under it.
-    let entries = section.node.map(Node::entries).unwrap_or_default();
-    let mut named = entries
-        .iter()
-        .filter(|entry| DRIVERS.contains(&entry.key.as_str()));
-    if let Some(first) = named.next() {
-        if let Some(second) = named.next() {
-            return Err(Problem::at(
-                &second.origin,
-                format!(
-                    "expected one place for content under `storage`, got `{}` and `{}`; \
-                     `REGISTRY_STORAGE` replaces the whole section",
-                    first.key, second.key
-                ),
-            ));
-        }
-        storage.driver = match first.key.as_str() {
-            "filesystem" => {
-                let root = section.section("filesystem").text("rootdirectory")?;
-                // Distribution's own default.
-                let root = root.unwrap_or_else(|| "/var/lib/registry".to_owned());
-                Driver::Folder(root.into())
-            }
-            "inmemory" => Driver::Memory,
-            name => buckets::read(name, section, &own, &mut storage.connection)?,
-        };
-    }
-    if let Some(enabled) = section.section("delete").flag("enabled")? {
-        storage.delete = enabled;
-    }
-    let maintenance = section.section("maintenance");
-    if let Some(enabled) = maintenance.section("readonly").flag("enabled")? {
-        storage.read_only = enabled;
-    }
-    let purging = maintenance.section("uploadpurging");
-    let mut purge = UploadPurge::default();
-    if let Some(age) = purging.interval("age")? {
-        purge.age = age;
-    }
-    if let Some(interval) = purging.interval("interval")? {
-        purge.interval = interval;
-    }
-    if let Some(dry_run) = purging.flag("dryrun")? {
-        purge.dry_run = dry_run;
-    }
-    storage.purge = purging.flag("enabled")?.unwrap_or(true).then_some(purge);
     Ok(())
 }
 

@@ -591,7 +591,7 @@ and `distribution/` has files of distribution and its packages, which a test rea
 |---|---|---|
 "
     .to_owned();
-    for key in KEYS {
+    for key in KEYS.iter() {
         let here = match key.fate {
             Fate::Honoured => "honoured".to_owned(),
             Fate::Differently(how) => format!("honoured; {how}"),

@@ -1,5 +1,9 @@
 //! The registry on S3: what is the same as on a folder, and what can be wrong with a bucket
 
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
+
 use registry_core::Digest;
 
 use crate::support::check::list;
@@ -161,7 +165,7 @@ fn what_is_wrong_with_a_bucket_is_said_by_its_key() {
             ["`storage.s3.chunksize`", "from 5242880"],
         ),
     ] {
-        let own = "registry: {storage: {patience: 1s}}\n";
+        let own = "log: {level: warn}\nregistry: {storage: {patience: 1s}}\n";
         let said = site.refusal(&format!("{}{own}", config(&storage)));
         for part in parts {
             assert!(said.contains(part), "{part}: {said}");
@@ -174,36 +178,29 @@ fn what_is_wrong_with_a_bucket_is_said_by_its_key() {
 fn a_store_that_starts_late_is_waited_for() {
     let Some(moto) = Moto::start() else { return };
     moto.make_bucket("images");
-    // Whoever is between them answers later.
-    let address = free_address();
-    let site = Site::new();
-    let storage = format!(
-        "s3: {{bucket: images, regionendpoint: 'http://{address}', accesskey: k, secretkey: s}}"
-    );
-    let path = site.configure(&config(&storage));
+    // Whoever is between them breaks off more calls than one attempt makes, then passes them on.
+    let between = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = between.local_addr().expect("bound");
     let upstream = moto.address.clone();
-    let late = std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        let listener = std::net::TcpListener::bind(&address).expect("still free");
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let server = std::net::TcpStream::connect(&upstream).expect("moto runs");
-                for (mut from, mut to) in [
-                    (client.try_clone(), server.try_clone()),
-                    (server.try_clone(), client.try_clone()),
-                ]
-                .map(|(from, to)| (from.expect("a clone"), to.expect("a clone")))
-                {
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(std::net::Shutdown::Write);
-                    });
-                }
+    thread::spawn(move || {
+        for client in between.incoming().skip(12).map_while(Result::ok) {
+            let server = TcpStream::connect(&upstream).expect("moto runs");
+            let clone = |stream: &TcpStream| stream.try_clone().expect("a second handle");
+            for (mut from, mut to) in [
+                (clone(&client), clone(&server)),
+                (clone(&server), clone(&client)),
+            ] {
+                thread::spawn(move || {
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Write);
+                });
             }
-        });
+        }
     });
-    let server = Server::configured(&path);
-    late.join().expect("no panic");
+    let site = Site::new();
+    let server = site.serve_with(&config(&format!(
+        "s3: {{bucket: images, regionendpoint: 'http://{address}', accesskey: k, secretkey: s}}"
+    )));
     server.says(&["WARN", "is tried again"]);
     server.says(&["INFO", "conditional create: yes"]);
     Peer::plain(&server.address).push_image("team/app", "v1", 5);

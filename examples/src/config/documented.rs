@@ -3,8 +3,11 @@
 //! The rows are from distribution's documentation, not from the table in `keys`: a key that is
 //! missing there is found here, and one that is read and then dropped as well.
 
+mod buckets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use self::buckets::{BUCKETS, DRIVERS};
 use super::keys::{KEYS, expand};
 use super::{Config, ConfigError, Warning};
 
@@ -416,47 +419,19 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
         Honoured,
     ),
     ("registry.reload.interval", "1m", Honoured),
+    ("registry.storage.secretfile", "/run/secrets/s3", Honoured),
+    ("registry.storage.cafile", "/ca.pem", Honoured),
+    ("registry.storage.timeout", "10s", Honoured),
+    ("registry.storage.concurrency", "16", Honoured),
+    ("registry.storage.patience", "5s", Honoured),
 ];
 
-/// The drivers that are not built in, with their parameters
-const DRIVERS: &[(&str, &str)] = &[
-    (
-        "s3",
-        "accesskey secretkey sessiontoken region regionendpoint forcepathstyle accelerate bucket encrypt \
-         keyid secure skipverify v4auth chunksize multipartcopychunksize multipartcopymaxconcurrency \
-         multipartcopythresholdsize multipartcombinesmallpart rootdirectory storageclass useragent \
-         objectacl objectownership usedualstack usefipsendpoint loglevel",
-    ),
-    (
-        "s3goamz",
-        "accesskey secretkey region regionendpoint bucket encrypt keyid secure v4auth chunksize \
-         rootdirectory storageclass",
-    ),
-    (
-        "azure",
-        "accountname accountkey container realm rootdirectory serviceurl max_retries retry_delay \
-         credentials.type credentials.clientid credentials.tenantid credentials.secret",
-    ),
-    (
-        "gcs",
-        "bucket keyfile rootdirectory chunksize maxconcurrency credentials.type credentials.project_id \
-         credentials.private_key_id credentials.private_key credentials.client_email \
-         credentials.client_id credentials.auth_uri credentials.token_uri \
-         credentials.auth_provider_x509_cert_url credentials.client_x509_cert_url",
-    ),
-    (
-        "swift",
-        "username password authurl tenant tenantid domain domainid trustid insecureskipverify region \
-         container rootdirectory chunksize prefix secretkey accesskey endpointtype authversion \
-         tempurlcontainerkey tempurlmethods",
-    ),
-    (
-        "oss",
-        "accesskeyid accesskeysecret region endpoint internal bucket encrypt encryptionkeyid secure \
-         chunksize rootdirectory",
-    ),
-    ("rados", "poolname username chunksize"),
-];
+/// Every row
+fn documented() -> impl Iterator<Item = (String, &'static str, Becomes)> {
+    let rows = DOCUMENTED.iter();
+    rows.map(|(path, value, becomes)| ((*path).to_owned(), *value, *becomes))
+        .chain(buckets::documented())
+}
 
 /// What a key needs beside it to mean anything: the longest beginning of its path counts
 const BESIDE: &[(&str, &[(&str, &str)])] = &[
@@ -557,6 +532,13 @@ const BESIDE: &[(&str, &[(&str, &str)])] = &[
         &[("registry.auth.certificates.kind", "user")],
     ),
     (
+        "registry.storage.secretfile",
+        &[
+            ("storage.azure.container", "images"),
+            ("storage.azure.accountname", "me"),
+        ],
+    ),
+    (
         "registry.tokens",
         &[
             ("registry.tokens.services", "[s]"),
@@ -608,8 +590,34 @@ fn document(path: &str, value: Option<&str>) -> String {
         .filter(|(start, _)| path.starts_with(start))
         .max_by_key(|(start, _)| start.len())
         .unwrap();
-    for (path, value) in base.iter().chain(*beside) {
+    for (path, value) in base {
         document.set(path, value);
+    }
+    if path.starts_with("registry.storage.") && !std::ptr::eq(*beside, base) {
+        document.below.remove("storage");
+    }
+    for (path, value) in *beside {
+        document.set(path, value);
+    }
+    let bucket = BUCKETS.iter().find(|(start, _)| path.starts_with(start));
+    if let Some((start, needed)) = bucket {
+        document.below.remove("storage");
+        for (name, value) in *needed {
+            document.set(&format!("{start}{name}"), value);
+        }
+        // What says something only beside another.
+        for (name, other, value) in [
+            ("keyid", "encrypt", "true"),
+            ("encryptionkeyid", "encrypt", "true"),
+            ("objectownership", "objectacl", "public-read"),
+            ("credentials.clientid", "credentials.type", "client_secret"),
+            ("credentials.tenantid", "credentials.type", "client_secret"),
+            ("credentials.secret", "credentials.type", "client_secret"),
+        ] {
+            if path == format!("{start}{name}") {
+                document.set(&format!("{start}{other}"), value);
+            }
+        }
     }
     if let Some(value) = value {
         if path == "storage.inmemory" {
@@ -626,18 +634,19 @@ fn read(path: &str, value: Option<&str>) -> Result<(Config, Vec<Warning>), Confi
 
 #[test]
 fn every_documented_key_is_honoured_or_named() {
-    for (path, value, becomes) in DOCUMENTED {
+    for (path, value, becomes) in documented() {
+        let path = path.as_str();
         let (without, quiet) = read(path, None).unwrap();
         assert_eq!(quiet, [], "{path}");
         let with = read(path, Some(value));
-        if *becomes == Refused {
+        if becomes == Refused {
             let error = with.unwrap_err().to_string();
             assert!(error.contains(path), "{path}: {error}");
             continue;
         }
         let (with, warnings) = with.unwrap_or_else(|error| panic!("{path}: {error}"));
         let changed = with != without;
-        assert_eq!(changed, *becomes == Honoured, "{path}");
+        assert_eq!(changed, becomes == Honoured, "{path}");
         // A path in a warning has the name or the index of the item.
         let named = |key: &str| {
             let mut parts = path.split("[]");
@@ -648,18 +657,18 @@ fn every_documented_key_is_honoured_or_named() {
             warnings
                 .iter()
                 .any(|warning| warning.keys.iter().any(|key| named(key))),
-            *becomes == Warned,
+            becomes == Warned,
             "{path}: {warnings:?}"
         );
         assert!(
-            *becomes == Warned || warnings.is_empty(),
+            becomes == Warned || warnings.is_empty(),
             "{path}: {warnings:?}"
         );
     }
 }
 
 #[test]
-fn a_driver_that_is_not_built_in_is_an_error_that_says_which_are() {
+fn a_driver_that_cannot_be_is_an_error_that_says_what_to_write_instead() {
     for (driver, parameters) in DRIVERS {
         for parameter in parameters.split(' ').chain([""]) {
             let mut document = Document::default();
@@ -670,7 +679,7 @@ fn a_driver_that_is_not_built_in_is_an_error_that_says_which_are() {
             let expected = format!("`storage.{driver}` cannot be");
             assert!(error.contains(&expected), "{path}: {error}");
             assert!(
-                error.contains("`filesystem`") && error.contains("`inmemory`"),
+                error.contains("`storage.s3`") && error.contains("`filesystem`"),
                 "{error}"
             );
         }
@@ -686,8 +695,7 @@ fn the_table_has_the_documented_keys_and_no_other() {
         let odd = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "._[]".contains(c));
         assert!(!path.contains(odd), "{path}");
     }
-    let mut documented: BTreeSet<String> = DOCUMENTED
-        .iter()
+    let mut documented: BTreeSet<String> = documented()
         .map(|(path, _, _)| {
             // A name that is chosen freely stands for the key above it.
             let free = ["log.fields.", "headers."];

@@ -3,7 +3,12 @@
 //! One place decides which keys are known, what type they have and whether they do anything. The
 //! reader of files, the environment, the warnings and the table for people all follow it.
 
+mod buckets;
+
+use std::sync::LazyLock;
+
 /// One key, or several that share a type and a fate
+#[derive(Clone)]
 pub(crate) struct Key {
     /// The path from the top, with `[]` for the items of a list and `{a,b}` for several keys
     pub(crate) path: &'static str,
@@ -18,6 +23,8 @@ pub(crate) enum Kind {
     Flag,
     /// A whole number
     Number,
+    /// A number of bytes, also in quotes and with `0x`
+    Size,
     /// `5m`, `1h30m`; a number alone counts nanoseconds
     Duration,
     /// Text; a number or boolean is taken as it is written
@@ -57,6 +64,7 @@ impl Kind {
         match self {
             Self::Flag => "`true` or `false`".to_owned(),
             Self::Number => "a whole number".to_owned(),
+            Self::Size => "a number of bytes such as `10485760`".to_owned(),
             Self::Duration => "a duration such as `90s` or `1h30m`".to_owned(),
             Self::Text => "text".to_owned(),
             Self::Choice(names) => {
@@ -106,14 +114,16 @@ const NO_PROXY: &str =
     "nothing is pulled through from another registry; only what is stored here is served";
 const NO_MIDDLEWARE: &str = "middleware of distribution is Go code that this build does not have; requests go on without it";
 const NO_MAIL: &str = "no mail is sent; watch the log or the metrics";
-const NO_DRIVER: &str = "this build keeps content in a folder (`filesystem`) or in memory \
-    (`inmemory`), not in an object store";
 const NO_PLATFORMS: &str =
     "an index is taken when all that it references is here, whatever the platform";
 const NO_SCHEMA1: &str = "manifests of schema 1 are always refused";
 
 /// Every key that is known
-pub(crate) const KEYS: &[Key] = &[
+pub(crate) static KEYS: LazyLock<Vec<Key>> =
+    LazyLock::new(|| [FIRST, buckets::KEYS, REST].concat());
+
+/// The keys before those of object stores
+const FIRST: &[Key] = &[
     key("version", Choice(&["0.1"]), Honoured),
     key("log.level", LEVELS, Honoured),
     key(
@@ -191,52 +201,10 @@ pub(crate) const KEYS: &[Key] = &[
         Honoured,
     ),
     key("storage.maintenance.readonly.enabled", Flag, Honoured),
-    key(
-        "storage.s3.{accesskey,secretkey,sessiontoken,region,regionendpoint,forcepathstyle,accelerate,\
-         bucket,encrypt,keyid,secure,skipverify,v4auth,chunksize,multipartcopychunksize,\
-         multipartcopymaxconcurrency,multipartcopythresholdsize,multipartcombinesmallpart,rootdirectory,\
-         storageclass,useragent,objectacl,objectownership,usedualstack,usefipsendpoint,loglevel}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.s3goamz.{accesskey,secretkey,region,regionendpoint,bucket,encrypt,keyid,secure,v4auth,\
-         chunksize,rootdirectory,storageclass}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.azure.{accountname,accountkey,container,realm,rootdirectory,serviceurl,max_retries,\
-         retry_delay,credentials.type,credentials.clientid,credentials.tenantid,credentials.secret}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.gcs.{bucket,keyfile,rootdirectory,chunksize,maxconcurrency,credentials.type,\
-         credentials.project_id,credentials.private_key_id,credentials.private_key,\
-         credentials.client_email,credentials.client_id,credentials.auth_uri,credentials.token_uri,\
-         credentials.auth_provider_x509_cert_url,credentials.client_x509_cert_url}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.swift.{username,password,authurl,tenant,tenantid,domain,domainid,trustid,\
-         insecureskipverify,region,container,rootdirectory,chunksize,prefix,secretkey,accesskey,\
-         endpointtype,authversion,tempurlcontainerkey,tempurlmethods}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.oss.{accesskeyid,accesskeysecret,region,endpoint,internal,bucket,encrypt,\
-         encryptionkeyid,secure,chunksize,rootdirectory}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.rados.{poolname,username,chunksize}",
-        Anything,
-        Refused(NO_DRIVER),
-    ),
+];
+
+/// The keys after those of object stores
+const REST: &[Key] = &[
     key("auth.none", Alone, Honoured),
     key("auth.silly.{realm,service}", Text, Honoured),
     key("auth.htpasswd.{realm,path}", Text, Honoured),
@@ -582,4 +550,35 @@ pub(crate) const KEYS: &[Key] = &[
     key("registry.notifications.outbox.directory", Text, Honoured),
     key("registry.notifications.outbox.maxbytes", Number, Honoured),
     key("registry.reload.interval", Duration, Honoured),
+    key(
+        "registry.storage.secretfile",
+        Text,
+        Differently(
+            "a file whose first line is the `secretkey`, `accountkey` or `secret` of the object store",
+        ),
+    ),
+    key(
+        "registry.storage.cafile",
+        Text,
+        Differently(
+            "authorities (PEM) by which the object store is trusted, instead of the system's",
+        ),
+    ),
+    key(
+        "registry.storage.timeout",
+        Duration,
+        Differently("how long the object store may keep silent; 30 s without it"),
+    ),
+    key(
+        "registry.storage.concurrency",
+        Number,
+        Differently("how many calls wait for the object store at once; 128 without it"),
+    ),
+    key(
+        "registry.storage.patience",
+        Duration,
+        Differently(
+            "how long an object store that cannot be reached is tried at start; a minute without it",
+        ),
+    ),
 ];

@@ -12,13 +12,14 @@ use super::acumos;
 use super::limits;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
+use super::storage;
 use super::tokens;
 use super::tree::Node;
 use super::value::{self, Problem};
 use super::{
-    Acme, Audit, Auth, ClientAuth, Config, Debug, Driver, Endpoint, FileCheck, Formatter, Health,
+    Acme, Audit, Auth, ClientAuth, Config, Debug, Endpoint, FileCheck, Formatter, Health,
     HttpCheck, Identity, Level, ManifestUrls, Network, Notifications, Pace, Programs, Secret,
-    StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
+    StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, Warning,
 };
 
 /// Reads a tree whose keys are known, over what holds without it
@@ -26,7 +27,7 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
     let mut warnings = Vec::new();
     let root = Section::new(root, "");
     log(&root, &mut config.log)?;
-    storage(&root.section("storage"), &mut config.storage)?;
+    storage::read(&root, &mut config.storage)?;
     config.auth = auth(&root.section("auth"))?;
     http(&root.section("http"), &mut config.http, &mut warnings)?;
     config.notifications = notifications(&root.section("notifications"))?;
@@ -39,6 +40,7 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
         config.catalog.max_entries = usize::try_from(entries).unwrap_or(usize::MAX);
     }
     own(&root.section("registry"), &mut config.registry)?;
+    warnings.extend(storage::lost_events(&root, &config));
     Ok((config, warnings))
 }
 
@@ -69,52 +71,6 @@ fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
     if let Some(disabled) = section.section("accesslog").flag("disabled")? {
         log.access = !disabled;
     }
-    Ok(())
-}
-
-fn storage(section: &Section<'_>, storage: &mut sections::Storage) -> Result<(), Problem> {
-    // A driver is chosen by its name, whatever stands under it.
-    let named = |name| {
-        section
-            .node
-            .and_then(|node| node.entries().iter().find(|entry| entry.key == name))
-    };
-    match (named("filesystem"), named("inmemory")) {
-        (Some(_), None) => {
-            let root = section.section("filesystem").text("rootdirectory")?;
-            // Distribution's own default.
-            let root = root.unwrap_or_else(|| "/var/lib/registry".to_owned());
-            storage.driver = Driver::Folder(root.into());
-        }
-        (None, Some(_)) => storage.driver = Driver::Memory,
-        (None, None) => {}
-        (Some(_), Some(second)) => {
-            return Err(Problem::at(
-                &second.origin,
-                "expected one of `filesystem` and `inmemory` under `storage`, got both; \
-                 `REGISTRY_STORAGE` replaces the whole section",
-            ));
-        }
-    }
-    if let Some(enabled) = section.section("delete").flag("enabled")? {
-        storage.delete = enabled;
-    }
-    let maintenance = section.section("maintenance");
-    if let Some(enabled) = maintenance.section("readonly").flag("enabled")? {
-        storage.read_only = enabled;
-    }
-    let purging = maintenance.section("uploadpurging");
-    let mut purge = UploadPurge::default();
-    if let Some(age) = purging.interval("age")? {
-        purge.age = age;
-    }
-    if let Some(interval) = purging.interval("interval")? {
-        purge.interval = interval;
-    }
-    if let Some(dry_run) = purging.flag("dryrun")? {
-        purge.dry_run = dry_run;
-    }
-    storage.purge = purging.flag("enabled")?.unwrap_or(true).then_some(purge);
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Schema {
     pub(crate) key: Option<&'static Key>,
 }
 
-static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::of(KEYS));
+static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::of(&KEYS));
 
 /// Sections of which distribution takes the name of one child as the whole value
 const NAMED: [&str; 2] = ["storage", "auth"];
@@ -102,7 +102,7 @@ pub(crate) fn name_sections(root: &mut Node) {
 ///
 /// The first key that is unknown or cannot be ignored, or the first value of a wrong type.
 pub(crate) fn check(root: &Node) -> Result<Vec<Warning>, Problem> {
-    check_by(root, Schema::root(), KEYS)
+    check_by(root, Schema::root(), &KEYS)
 }
 
 /// The same by another table, of which `schema` is made

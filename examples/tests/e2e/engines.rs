@@ -1,17 +1,20 @@
-//! Clients that are daemons: docker's engine and containerd, started by the tests
+//! Clients that are daemons: docker's engine and containerd, started by the tests, on each kind of
+//! storage
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use registry_core::MediaType;
-use tempfile::TempDir;
 
 use crate::support::check::{self, inventory, list, manifest};
 use crate::support::clients::{Home, find_for_root};
 use crate::support::http::{self, push_blob, push_manifest};
 use crate::support::image::Layout;
-use crate::support::process::{Daemon, Server, run, run_failing};
+use crate::support::moto::{Content, everywhere};
+use crate::support::process::{Daemon, run, run_failing};
+
+everywhere!(containerd, docker);
 
 /// Docker's engine and its command line
 pub(crate) struct Docker<'h> {
@@ -186,14 +189,12 @@ pub(crate) fn push_layout(layout: &Layout, address: &str, repository: &str, tag:
     }
 }
 
-#[test]
-fn docker() {
+fn docker(kept: &Content) {
     let home = Home::new();
     let Some(docker) = Docker::start(&home) else {
         return;
     };
-    let root = TempDir::new().expect("a folder");
-    let server = Server::ours(root.path());
+    let server = kept.serve();
     let address = server.address.as_str();
     let layout = Layout::write(&home.path("layout"), 6, &[30_000, 900_000]);
 
@@ -254,18 +255,16 @@ fn docker() {
     );
     inventory(address);
     assert!(server.stop().success());
-    check::store_is_whole(root.path());
+    kept.is_whole();
 }
 
-#[test]
-fn containerd() {
+fn containerd(kept: &Content) {
     let home = Home::new();
     let Some(containerd) = Containerd::start(&home) else {
         return;
     };
     let ctr = |arguments: &[&str]| run(&mut containerd.command(arguments));
-    let root = TempDir::new().expect("a folder");
-    let server = Server::ours(root.path());
+    let server = kept.serve();
     let address = server.address.as_str();
     let layout = Layout::write(&home.path("layout"), 8, &[30_000, 900_000]);
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::HttpClient;
@@ -11,14 +12,18 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::copy::S3Calls;
+use super::endpoint::{Place, place};
 use super::http::{ConnectOptions, Connector};
+use super::profile::Profile;
+use super::written::{ACL, STORAGE_CLASS, Written};
 use super::{Bucket, BucketError, BucketOptions, Faces};
 
 /// An S3 bucket, or one of whatever speaks S3
 ///
 /// The names are those of distribution's `s3` driver. What is not given comes from where the
 /// store's own tools have it: the environment (`AWS_ACCESS_KEY_ID` and so on), a web identity
-/// token, the container's or the machine's role.
+/// token, the profile `AWS_PROFILE` of `~/.aws` (`AWS_SHARED_CREDENTIALS_FILE`,
+/// `AWS_CONFIG_FILE`), which is read again when it changes, the container's or the machine's role.
 ///
 /// # Examples
 ///
@@ -40,14 +45,24 @@ use super::{Bucket, BucketError, BucketOptions, Faces};
 pub struct S3Options {
     /// `bucket`
     pub bucket: String,
-    /// `region`; `us-east-1` if neither this nor the environment says it
+    /// `region`; without it that of the environment or the profile, and `us-east-1` at an endpoint
+    ///
+    /// Amazon is asked for nothing without a region.
     pub region: Option<String>,
     /// `regionendpoint`: where the store is, if not at Amazon; with `http://` it is reached
     /// without TLS
     pub region_endpoint: Option<String>,
     /// `forcepathstyle`: whether the bucket is in the path of a URL, not in the host name; by
-    /// default it is if there is an endpoint
+    /// default it is if there is an endpoint, and for a bucket with a dot in its name
     pub force_path_style: Option<bool>,
+    /// The opposite of `secure`: TLS is not spoken, unless the endpoint says `https://`
+    pub plain_http: bool,
+    /// `usedualstack`: Amazon is reached by IPv6 too
+    pub dual_stack: bool,
+    /// `accelerate`: Amazon is reached by the nearest of its edges
+    pub accelerate: bool,
+    /// `usefipsendpoint`: Amazon is reached by endpoints that fulfil FIPS 140
+    pub fips: bool,
     /// `accesskey`
     pub access_key: Option<String>,
     /// `secretkey`
@@ -56,6 +71,8 @@ pub struct S3Options {
     pub session_token: Option<String>,
     /// `encrypt` and `keyid`
     pub encryption: S3Encryption,
+    /// `objectacl`: the canned ACL of what is written; none is sent by default
+    pub acl: Option<String>,
     /// Whether many objects may be deleted in one call; true by default
     ///
     /// Some stores that speak S3 cannot.
@@ -90,8 +107,21 @@ pub struct AzureOptions {
     pub account: Option<String>,
     /// `accountkey`
     pub key: Option<String>,
+    /// `credentials`: what is used instead of a key
+    pub principal: Option<AzurePrincipal>,
     /// Where the account's blobs are, if not at `<account>.blob.core.windows.net`
     pub endpoint: Option<String>,
+}
+
+/// A program that is known to Entra, as which Azure is asked
+#[derive(Clone)]
+pub struct AzurePrincipal {
+    /// `clientid`
+    pub client_id: String,
+    /// `tenantid`
+    pub tenant_id: String,
+    /// `secret`
+    pub secret: String,
 }
 
 /// A bucket of Google's cloud storage
@@ -103,6 +133,8 @@ pub struct GcsOptions {
     pub bucket: String,
     /// `keyfile`: the path of a service account's key
     pub key_file: Option<String>,
+    /// `credentials`: that key itself, as JSON
+    pub key: Option<String>,
     /// Where the store is, if not at Google
     pub endpoint: Option<String>,
 }
@@ -118,10 +150,15 @@ impl fmt::Debug for S3Options {
             .field("region", &self.region)
             .field("region_endpoint", &self.region_endpoint)
             .field("force_path_style", &self.force_path_style)
+            .field("plain_http", &self.plain_http)
+            .field("dual_stack", &self.dual_stack)
+            .field("accelerate", &self.accelerate)
+            .field("fips", &self.fips)
             .field("access_key", &self.access_key)
             .field("secret_key", &shown(&self.secret_key))
             .field("session_token", &shown(&self.session_token))
             .field("encryption", &self.encryption)
+            .field("acl", &self.acl)
             .field("bulk_delete", &self.bulk_delete)
             .finish()
     }
@@ -133,8 +170,18 @@ impl fmt::Debug for AzureOptions {
             .field("container", &self.container)
             .field("account", &self.account)
             .field("key", &shown(&self.key))
+            .field("principal", &self.principal)
             .field("endpoint", &self.endpoint)
             .finish()
+    }
+}
+
+impl fmt::Debug for AzurePrincipal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AzurePrincipal")
+            .field("client_id", &self.client_id)
+            .field("tenant_id", &self.tenant_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,6 +190,7 @@ impl fmt::Debug for GcsOptions {
         f.debug_struct("GcsOptions")
             .field("bucket", &self.bucket)
             .field("key_file", &self.key_file)
+            .field("key", &shown(&self.key))
             .field("endpoint", &self.endpoint)
             .finish()
     }
@@ -185,7 +233,8 @@ impl Bucket {
     ) -> Result<Self, BucketError> {
         let connector = Connector::new(connect)?;
         let client = HttpClient::new(connector.service());
-        let faces = s3_faces(s3, connect, connector, client)?;
+        let class = options.storage_class.as_deref();
+        let faces = s3_faces(s3, class, connect, connector, client)?;
         Self::new(faces, options)
     }
 
@@ -205,6 +254,7 @@ impl Bucket {
             container,
             account,
             key,
+            principal,
             endpoint,
         } = azure;
         given("container", container)?;
@@ -225,6 +275,13 @@ impl Bucket {
         }
         if let Some(key) = key {
             builder = builder.with_access_key(key);
+        }
+        if let Some(principal) = principal {
+            builder = builder.with_client_secret_authorization(
+                &principal.client_id,
+                &principal.secret,
+                &principal.tenant_id,
+            );
         }
         if let Some(endpoint) = endpoint {
             builder = builder
@@ -258,6 +315,7 @@ impl Bucket {
         let GcsOptions {
             bucket,
             key_file,
+            key,
             endpoint,
         } = gcs;
         given("bucket", bucket)?;
@@ -267,6 +325,9 @@ impl Bucket {
             .with_bucket_name(bucket);
         if let Some(path) = key_file {
             builder = builder.with_service_account_path(path);
+        }
+        if let Some(key) = key {
+            builder = builder.with_service_account_key(key);
         }
         if let Some(endpoint) = endpoint {
             let http = endpoint.starts_with("http://");
@@ -291,6 +352,7 @@ impl Bucket {
 /// `client`
 pub(super) fn s3_faces(
     s3: &S3Options,
+    storage_class: Option<&str>,
     connect: &ConnectOptions,
     connector: impl object_store::client::HttpConnector,
     client: HttpClient,
@@ -299,11 +361,16 @@ pub(super) fn s3_faces(
         bucket,
         region,
         region_endpoint,
-        force_path_style,
+        force_path_style: _,
+        plain_http: _,
+        dual_stack: _,
+        accelerate: _,
+        fips: _,
         access_key,
         secret_key,
         session_token,
         encryption,
+        acl,
         bulk_delete,
     } = s3;
     given("bucket", bucket)?;
@@ -314,39 +381,44 @@ pub(super) fn s3_faces(
         });
     }
     let mut builder = AmazonS3Builder::from_env()
-        .with_http_connector(connector)
         .with_retry(retries(connect))
         .with_disable_bulk_delete(*bulk_delete == Some(false))
         .with_bucket_name(bucket);
-    if let Some(region) = region {
-        builder = builder.with_region(region);
-    }
     let endpoint = region_endpoint
         .clone()
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
-    let path_style = force_path_style.unwrap_or(endpoint.is_some());
-    builder = builder.with_virtual_hosted_style_request(!path_style);
-    if let Some(endpoint) = endpoint {
-        let (scheme, host) = match endpoint.split_once("://") {
-            Some((scheme @ ("http" | "https"), host)) => (scheme, host),
-            None => ("https", &*endpoint),
-            Some(_) => {
-                return Err(BucketError::Option {
-                    name: "regionendpoint",
-                    detail: format!("expected an http or https URL, found `{endpoint}`"),
-                });
-            }
-        };
-        let host = host.trim_end_matches('/');
-        // Whoever addresses buckets by host name has the bucket there already, for object_store.
-        let endpoint = match path_style {
-            true => format!("{scheme}://{host}"),
-            false => format!("{scheme}://{bucket}.{host}"),
-        };
-        builder = builder
-            .with_endpoint(endpoint)
-            .with_allow_http(scheme == "http");
+    let profile = Profile::of_environment();
+    let region = region
+        .clone()
+        .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Region))
+        .or_else(|| profile.region())
+        .or_else(|| endpoint.as_ref().map(|_| "us-east-1".to_owned()))
+        .ok_or_else(|| BucketError::Option {
+            name: "region",
+            detail: "expected the region of the bucket, here, as `AWS_REGION` or in the profile, \
+                     found none"
+                .to_owned(),
+        })?;
+    let Place { url, path_style } = place(s3, endpoint.as_deref(), &region)?;
+    builder = builder
+        .with_virtual_hosted_style_request(!path_style)
+        .with_allow_http(url.starts_with("http://"))
+        .with_endpoint(url)
+        .with_region(&region);
+    let mut headers = HeaderMap::new();
+    for (header, name, value) in [
+        (ACL, "objectacl", acl.as_deref()),
+        (STORAGE_CLASS, "storageclass", storage_class),
+    ] {
+        let Some(value) = value else { continue };
+        let value = HeaderValue::from_str(value).map_err(|_| BucketError::Option {
+            name,
+            detail: format!("expected a name, found `{}`", value.escape_debug()),
+        })?;
+        headers.insert(header, value);
     }
+    let written = Written::new(headers, &region);
+    builder = builder.with_http_connector(written.over(connector));
     if let (Some(access_key), Some(secret_key)) = (access_key, secret_key) {
         builder = builder
             .with_access_key_id(access_key)
@@ -354,6 +426,18 @@ pub(super) fn s3_faces(
     }
     if let Some(token) = session_token {
         builder = builder.with_token(token);
+    }
+    // What is asked before a profile is, by Amazon's tools too.
+    let said = [
+        AmazonS3ConfigKey::AccessKeyId,
+        AmazonS3ConfigKey::WebIdentityTokenFile,
+    ];
+    if said
+        .iter()
+        .all(|key| builder.get_config_value(key).is_none())
+        && let Some(credentials) = profile.credentials()?
+    {
+        builder = builder.with_credentials(credentials);
     }
     builder = match encryption {
         S3Encryption::Bucket => builder,
@@ -365,6 +449,7 @@ pub(super) fn s3_faces(
         S3Encryption::Kms { key } => builder.with_sse_kms_encryption(key),
     };
     let store = Arc::new(builder.build().map_err(BucketError::Store)?);
+    written.sign_with(store.credentials().clone());
     Ok(Faces {
         objects: store.clone(),
         multipart: store.clone(),

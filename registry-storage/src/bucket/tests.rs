@@ -196,6 +196,7 @@ fn options_that_do_not_fit_are_refused() {
     let s3 = |edit: fn(&mut S3Options)| {
         let mut options = S3Options {
             bucket: "b".to_owned(),
+            region: Some("eu-central-1".to_owned()),
             ..S3Options::default()
         };
         edit(&mut options);

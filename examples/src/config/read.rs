@@ -10,6 +10,7 @@ use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
 use super::acumos;
 use super::limits;
+use super::redirects;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
 use super::tokens;
@@ -27,6 +28,7 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
     let root = Section::new(root, "");
     log(&root, &mut config.log)?;
     storage(&root.section("storage"), &mut config.storage)?;
+    config.middleware = redirects::middleware(&root.section("middleware"), &mut warnings)?;
     config.auth = auth(&root.section("auth"))?;
     http(&root.section("http"), &mut config.http, &mut warnings)?;
     config.notifications = notifications(&root.section("notifications"))?;
@@ -114,6 +116,7 @@ fn storage(section: &Section<'_>, storage: &mut sections::Storage) -> Result<(),
     if let Some(dry_run) = purging.flag("dryrun")? {
         purge.dry_run = dry_run;
     }
+    storage.redirect = redirects::redirect(&section.section("redirect"))?;
     storage.purge = purging.flag("enabled")?.unwrap_or(true).then_some(purge);
     Ok(())
 }

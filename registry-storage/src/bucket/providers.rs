@@ -8,6 +8,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::HttpClient;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::copy::S3Calls;
@@ -45,6 +46,9 @@ pub struct S3Options {
     /// `regionendpoint`: where the store is, if not at Amazon; with `http://` it is reached
     /// without TLS
     pub region_endpoint: Option<String>,
+    /// `redirectendpoint`: where clients reach the store, if elsewhere than we do; what is signed
+    /// for them is signed for there
+    pub redirect_endpoint: Option<String>,
     /// `forcepathstyle`: whether the bucket is in the path of a URL, not in the host name; by
     /// default it is if there is an endpoint
     pub force_path_style: Option<bool>,
@@ -117,6 +121,7 @@ impl fmt::Debug for S3Options {
             .field("bucket", &self.bucket)
             .field("region", &self.region)
             .field("region_endpoint", &self.region_endpoint)
+            .field("redirect_endpoint", &self.redirect_endpoint)
             .field("force_path_style", &self.force_path_style)
             .field("access_key", &self.access_key)
             .field("secret_key", &shown(&self.secret_key))
@@ -299,6 +304,7 @@ pub(super) fn s3_faces(
         bucket,
         region,
         region_endpoint,
+        redirect_endpoint,
         force_path_style,
         access_key,
         secret_key,
@@ -327,25 +333,10 @@ pub(super) fn s3_faces(
     let path_style = force_path_style.unwrap_or(endpoint.is_some());
     builder = builder.with_virtual_hosted_style_request(!path_style);
     if let Some(endpoint) = endpoint {
-        let (scheme, host) = match endpoint.split_once("://") {
-            Some((scheme @ ("http" | "https"), host)) => (scheme, host),
-            None => ("https", &*endpoint),
-            Some(_) => {
-                return Err(BucketError::Option {
-                    name: "regionendpoint",
-                    detail: format!("expected an http or https URL, found `{endpoint}`"),
-                });
-            }
-        };
-        let host = host.trim_end_matches('/');
-        // Whoever addresses buckets by host name has the bucket there already, for object_store.
-        let endpoint = match path_style {
-            true => format!("{scheme}://{host}"),
-            false => format!("{scheme}://{bucket}.{host}"),
-        };
+        let endpoint = endpoint_of(bucket, "regionendpoint", &endpoint, path_style)?;
         builder = builder
-            .with_endpoint(endpoint)
-            .with_allow_http(scheme == "http");
+            .with_allow_http(endpoint.starts_with("http://"))
+            .with_endpoint(endpoint);
     }
     if let (Some(access_key), Some(secret_key)) = (access_key, secret_key) {
         builder = builder
@@ -364,7 +355,20 @@ pub(super) fn s3_faces(
         }
         S3Encryption::Kms { key } => builder.with_sse_kms_encryption(key),
     };
+    let elsewhere = builder.clone();
     let store = Arc::new(builder.build().map_err(BucketError::Store)?);
+    let public: Option<Arc<dyn Signer>> = match redirect_endpoint {
+        None => None,
+        Some(endpoint) => {
+            let endpoint = endpoint_of(bucket, "redirectendpoint", endpoint, path_style)?;
+            let elsewhere = elsewhere
+                .with_allow_http(endpoint.starts_with("http://"))
+                .with_endpoint(endpoint)
+                // What was fetched once is good for both.
+                .with_credentials(store.credentials().clone());
+            Some(Arc::new(elsewhere.build().map_err(BucketError::Store)?))
+        }
+    };
     Ok(Faces {
         objects: store.clone(),
         multipart: store.clone(),
@@ -374,6 +378,32 @@ pub(super) fn s3_faces(
         s3: Some(S3Calls {
             client,
             bucket: bucket.clone(),
+            public,
         }),
+    })
+}
+
+/// An endpoint as object_store wants it
+fn endpoint_of(
+    bucket: &str,
+    name: &'static str,
+    endpoint: &str,
+    path_style: bool,
+) -> Result<String, BucketError> {
+    let (scheme, host) = match endpoint.split_once("://") {
+        Some((scheme @ ("http" | "https"), host)) => (scheme, host),
+        None => ("https", endpoint),
+        Some(_) => {
+            return Err(BucketError::Option {
+                name,
+                detail: format!("expected an http or https URL, found `{endpoint}`"),
+            });
+        }
+    };
+    let host = host.trim_end_matches('/');
+    // Whoever addresses buckets by host name has the bucket there already, for object_store.
+    Ok(match path_style {
+        true => format!("{scheme}://{host}"),
+        false => format!("{scheme}://{bucket}.{host}"),
     })
 }

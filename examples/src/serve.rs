@@ -12,7 +12,6 @@ use registry_http::listener::UnixSocketError;
 use registry_http::notifications::{NotifierError, NotifierOptions, NotifierStats};
 use registry_http::tls::TlsError;
 use registry_http::{Events, Listener, Observer, Readiness, ServeOptions, Tls, TlsOptions, serve};
-use registry_storage::OpenError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::AbortHandle;
@@ -34,6 +33,7 @@ use crate::notifier::LateNotifier;
 use crate::purge;
 use crate::redirect::Redirects;
 use crate::reload::Reloader;
+use crate::storage::{self, Storage};
 use crate::store_tags::StoreTags;
 
 /// How long the events of the last requests may take to be delivered at the end
@@ -111,9 +111,6 @@ pub enum ServeError {
     /// Endpoints cannot be notified
     #[error("`notifications`: {0}")]
     Notifier(#[from] NotifierError),
-    /// The storage cannot be opened
-    #[error(transparent)]
-    Open(#[from] OpenError),
     /// Signals cannot be waited for
     #[error("cannot wait for signals: {0}")]
     Signal(#[source] io::Error),
@@ -170,8 +167,10 @@ async fn serve_with(
         None => None,
     };
 
-    let metrics = Arc::new(Metrics::new(compose::driver_name(&config.storage.driver)));
-    let store = compose::open_store(&config.storage, metrics.clone())?;
+    let driver = storage::driver_name(&config.storage.driver);
+    let metrics = Arc::new(Metrics::new(driver));
+    let storage = Storage::open(&config.storage, metrics.clone()).await?;
+    let store = storage.store();
     tags.set(store.clone());
     metrics.watch_hints(store.hint_counts());
     let readiness = Readiness::default();
@@ -179,13 +178,7 @@ async fn serve_with(
         .needs_tls()
         .then(compose::trusted_by_the_system)
         .transpose()?;
-    let health = Health::start(
-        health_options,
-        &store,
-        compose::driver_name(&config.storage.driver),
-        readiness.clone(),
-        trusted,
-    )?;
+    let health = Health::start(health_options, &store, driver, readiness.clone(), trusted)?;
     let notifier = Arc::new(LateNotifier::new(notifier_options(&config)));
     notifier.set_endpoints(endpoints).await?;
     let numbers = notifier.clone();
@@ -205,7 +198,7 @@ async fn serve_with(
         .with_references(config.notifications.include_references);
     let access = compose::access(&config, &gate)?;
     let tokens = compose::token_service(&config, gate.tokens, &access);
-    let redirects = Redirects::open(&config, None)?;
+    let redirects = Redirects::open(&config, storage.bucket())?;
     let mut service = compose::service(&config, store.clone(), access, Arc::new(observers))?
         .readiness(readiness.clone())
         .events(events);
@@ -225,6 +218,7 @@ async fn serve_with(
     let (shutdown, hangup) = signals(readiness)?;
     announce(
         &config,
+        &storage,
         &address,
         tls.is_some(),
         redirected.as_deref(),
@@ -402,6 +396,7 @@ fn event_source(address: &Address) -> SourceRecord {
 /// Tells people where the registry is
 fn announce(
     config: &Config,
+    storage: &Storage,
     address: &Address,
     tls: bool,
     redirected: Option<&str>,
@@ -423,10 +418,7 @@ fn announce(
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!(
-        "storing in {}",
-        compose::describe_storage(&config.storage.driver)
-    ));
+    line(format!("storing in {}", storage.description()));
     if let Some(to) = redirected {
         line(format!("blobs are fetched from elsewhere: {to}"));
     }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use registry_auth::CertificateOptions;
 
 use super::acumos::Credentials;
+use super::buckets::{Azure, Connection, Gcs, S3};
 use super::{Acumos, Headers, Limits, Redirect, Secret, StorageMiddleware, Tokens, Url};
 
 /// Everything that an operator can set
@@ -84,7 +85,8 @@ impl Config {
         }
         match &self.storage.driver {
             Driver::Folder(root) => Some(root.join("registry-outbox")),
-            Driver::Memory => None,
+            // Each event is a small file that is written and removed, which suits no bucket.
+            Driver::Azure(_) | Driver::Gcs(_) | Driver::Memory | Driver::S3(_) => None,
         }
     }
 }
@@ -150,6 +152,8 @@ pub struct Storage {
     pub purge: Option<UploadPurge>,
     /// Whether clients are sent to where blobs are
     pub redirect: Redirect,
+    /// How an object store is reached
+    pub connection: Connection,
 }
 
 impl Default for Storage {
@@ -160,6 +164,7 @@ impl Default for Storage {
             read_only: false,
             purge: Some(UploadPurge::default()),
             redirect: Redirect::default(),
+            connection: Connection::default(),
         }
     }
 }
@@ -167,10 +172,16 @@ impl Default for Storage {
 /// Where content is kept
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
+    /// In a container of Azure's blob storage
+    Azure(Box<Azure>),
     /// In a folder, in distribution's layout
     Folder(PathBuf),
+    /// In a bucket of Google's cloud storage
+    Gcs(Box<Gcs>),
     /// In memory, gone with the process
     Memory,
+    /// In a bucket of S3 or of what speaks it
+    S3(Box<S3>),
 }
 
 /// `storage.maintenance.uploadpurging`: how abandoned uploads go

@@ -111,7 +111,11 @@ pub(super) fn middleware(
             continue;
         }
         let options = section.section("options");
-        match section.needed_text("name")?.as_str() {
+        let name = section.needed_text("name")?;
+        if matches!(name.as_str(), "cloudfront" | "redirect") {
+            section.needed("options", options.node)?;
+        }
+        match name.as_str() {
             "cloudfront" => found.push(StorageMiddleware::CloudFront(cloudfront(&options)?)),
             "redirect" => found.push(StorageMiddleware::Redirect {
                 base: base(&options, options.url("baseurl")?)?,

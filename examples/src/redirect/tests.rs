@@ -156,7 +156,10 @@ async fn cloudfront_can_verify_what_is_signed() {
     let resource = format!("https://d111111abcdef8.cloudfront.net/a%20b/%C3%A9/{KEY}");
     for (algorithm, scheme) in [
         (&PKCS_RSA_SHA256, SignatureScheme::RSA_PKCS1_SHA256),
-        (&PKCS_ECDSA_P256_SHA256, SignatureScheme::ECDSA_NISTP256_SHA256),
+        (
+            &PKCS_ECDSA_P256_SHA256,
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+        ),
     ] {
         let key = KeyPair::generate_for(algorithm).unwrap();
         let config = cloudfront(folder.path(), &key, ", duration: 30m");

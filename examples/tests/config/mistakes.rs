@@ -217,6 +217,49 @@ fn what_would_be_unsafe_is_an_error() {
             "the name of another endpoint",
         ),
         ("notifications: {endpoints: [{name: a}]}", "needs `url`"),
+        (
+            "middleware: {storage: [{options: {baseurl: 'http://m'}}]}",
+            "needs `name`",
+        ),
+        (
+            "middleware: {storage: [{name: redirect}]}",
+            "needs `options`",
+        ),
+        (
+            "middleware: {storage: [{name: redirect, options: {duration: 1m}}]}",
+            "needs `baseurl`",
+        ),
+        (
+            "middleware: {storage: [{name: redirect, options: {baseurl: m.example.com}}]}",
+            "expected a URL",
+        ),
+        (
+            "middleware: {storage: [{name: redirect, options: {baseurl: 'https://m/?x'}}]}",
+            "without user, query and fragment",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, keypairid: K}}]}",
+            "needs `privatekey`",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k}}]}",
+            "needs `keypairid`",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k, \
+             keypairid: 'a&b'}}]}",
+            "expected letters and digits",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k, \
+             keypairid: K, ipfilteredby: awsregion}}]}",
+            "needs `awsregion`",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k, \
+             keypairid: K, duration: 200h}}]}",
+            "expected from `1s` to `168h`",
+        ),
     ] {
         let error = error(text);
         assert!(

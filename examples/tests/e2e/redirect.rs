@@ -14,7 +14,7 @@ use registry_core::Digest;
 use crate::clients::podman_command;
 use crate::engines::Docker;
 use crate::support::clients::{Home, find, find_for_root, is_root};
-use crate::support::http::{self, Response};
+use crate::support::http::{self, ask};
 use crate::support::image::{Layout, digest_of_file};
 use crate::support::process::{Daemon, Server, free_address, run};
 use crate::support::site::Site;
@@ -36,7 +36,8 @@ impl Garage {
     /// One with the bucket `images`, or a visible skip
     #[track_caller]
     fn start() -> Option<Self> {
-        let folders = std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin/garage"));
+        let folders =
+            std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin/garage"));
         let program = match folders.filter(|path| path.is_file()) {
             Some(program) => program,
             None => find("garage", "cargo install garage")?,
@@ -79,7 +80,7 @@ impl Garage {
     #[track_caller]
     fn serve(&self, storage: &str, more: &str) -> Server {
         self.site.serve_with(&format!(
-            "version: 0.1\nstorage:\n  s3: {{regionendpoint: 'http://{}', region: garage, bucket: \
+            "version: 0.1\nhttp: {{addr: '127.0.0.1:0'}}\nstorage:\n  s3: {{regionendpoint: 'http://{}', region: garage, bucket: \
              images, rootdirectory: some/where, accesskey: {}, secretkey: '{}'}}\n{storage}\n{more}",
             self.address, KEY[0], KEY[1]
         ))
@@ -93,13 +94,6 @@ fn pushed(server: &Server) -> (Digest, String, Vec<u8>) {
     answer.expect(&[201]);
     let digest = Digest::sha256(&content);
     (digest, format!("/v2/a/blobs/{digest}"), content)
-}
-
-/// Asks whoever has this URL
-fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
-    let rest = url.strip_prefix("http://").expect("no TLS");
-    let (address, path) = rest.split_once('/').expect("a path");
-    http::send(address, method, &format!("/{path}"), headers, &[]).expect("answered")
 }
 
 /// Where the registry sends a client
@@ -119,7 +113,9 @@ fn redirects(server: &Server) -> usize {
 
 #[test]
 fn skopeo_and_podman_follow_signed_urls() {
-    let Some(garage) = Garage::start() else { return };
+    let Some(garage) = Garage::start() else {
+        return;
+    };
     let home = Home::new();
     let Some(skopeo) = home.skopeo() else { return };
     let server = garage.serve("", "");
@@ -157,7 +153,9 @@ fn skopeo_and_podman_follow_signed_urls() {
 
 #[test]
 fn docker_follows_signed_urls() {
-    let Some(garage) = Garage::start() else { return };
+    let Some(garage) = Garage::start() else {
+        return;
+    };
     let home = Home::new();
     let Some(skopeo) = home.skopeo() else { return };
     let server = garage.serve("", "");
@@ -166,7 +164,9 @@ fn docker_follows_signed_urls() {
     let at = format!("docker://{name}");
     skopeo.copy(&["--preserve-digests"], &layout.reference("v1"), &at);
 
-    let Some(docker) = Docker::start(&home) else { return };
+    let Some(docker) = Docker::start(&home) else {
+        return;
+    };
     let said = docker.run(&["pull", &name]);
     assert!(said.contains(&layout.amd64.digest.to_string()), "{said}");
     assert!(redirects(&server) >= 3, "{}", server.log());
@@ -174,12 +174,17 @@ fn docker_follows_signed_urls() {
 
 #[test]
 fn a_signed_url_is_good_for_one_blob_one_method_and_some_time() {
-    let Some(garage) = Garage::start() else { return };
+    let Some(garage) = Garage::start() else {
+        return;
+    };
     let server = garage.serve("  redirect: {expirydelay: 3s}", "");
     server.prints("blobs are fetched from elsewhere: signed URLs of the bucket");
     let (digest, path, content) = pushed(&server);
     let url = location(&server, &path);
-    let start = format!("http://{}/images/some/where/docker/registry/v2/blobs/", garage.address);
+    let start = format!(
+        "http://{}/images/some/where/docker/registry/v2/blobs/",
+        garage.address
+    );
     assert!(url.starts_with(&start), "{url}");
 
     // What a client asks of the registry first it asks of the store then.
@@ -220,7 +225,9 @@ fn a_signed_url_is_good_for_one_blob_one_method_and_some_time() {
 
 #[test]
 fn clients_are_sent_where_they_reach_the_store_or_nowhere() {
-    let Some(garage) = Garage::start() else { return };
+    let Some(garage) = Garage::start() else {
+        return;
+    };
     let server = garage.serve("  redirect: {disable: true}", "");
     let (_, path, content) = pushed(&server);
     let answer = http::get(&server.address, &path).expect(&[200]);
@@ -236,7 +243,10 @@ fn clients_are_sent_where_they_reach_the_store_or_nowhere() {
     );
     let server = garage.site.serve_with(&config);
     let url = location(&server, &path);
-    assert!(url.starts_with(&format!("http://localhost:{port}/images/")), "{url}");
+    assert!(
+        url.starts_with(&format!("http://localhost:{port}/images/")),
+        "{url}"
+    );
     assert_eq!(ask("GET", &url, &[]).expect(&[200]).body, content);
     ask("GET", &url.replace("localhost", "127.0.0.1"), &[]).expect(&[403]);
     server.stop();
@@ -244,8 +254,12 @@ fn clients_are_sent_where_they_reach_the_store_or_nowhere() {
 
 #[test]
 fn openssl_verifies_what_is_signed_for_cloudfront() {
-    let Some(openssl) = find("openssl", "openssl") else { return };
-    let Some(garage) = Garage::start() else { return };
+    let Some(openssl) = find("openssl", "openssl") else {
+        return;
+    };
+    let Some(garage) = Garage::start() else {
+        return;
+    };
     let site = &garage.site;
     let (key, public) = (site.path("key.pem"), site.path("public.pem"));
     // As Amazon hands it out: PKCS #1.
@@ -301,7 +315,9 @@ fn openssl_verifies_what_is_signed_for_cloudfront() {
 
 #[test]
 fn a_mirror_sends_what_the_registry_has_stored() {
-    let Some(nginx) = find("nginx", "nginx-light") else { return };
+    let Some(nginx) = find("nginx", "nginx-light") else {
+        return;
+    };
     let home = Home::new();
     let Some(skopeo) = home.skopeo() else { return };
     let site = Site::new();
@@ -319,20 +335,30 @@ fn a_mirror_sends_what_the_registry_has_stored() {
     );
     let config = site.write("nginx.conf", &config);
     let mut command = Command::new(nginx);
-    command.arg("-p").arg(site.path("nginx")).arg("-c").arg(config);
+    command
+        .arg("-p")
+        .arg(site.path("nginx"))
+        .arg("-c")
+        .arg(config);
     let (host, port) = address.rsplit_once(':').expect("a port");
     let _nginx = Daemon::start(command, &site.path("nginx.log"), || {
         let mut probe = Command::new("bash");
-        probe.arg("-c").arg(format!("exec 3<>/dev/tcp/{host}/{port}"));
+        probe
+            .arg("-c")
+            .arg(format!("exec 3<>/dev/tcp/{host}/{port}"));
         probe
     });
     let server = site.serve_with(&format!(
-        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: $SITE/root}}}}\n\
+        "version: 0.1\nhttp: {{addr: '127.0.0.1:0'}}\n\
+         storage: {{filesystem: {{rootdirectory: $SITE/root}}}}\n\
          middleware: {{storage: [{{name: redirect, options: {{baseurl: 'http://{address}/mirror/'}}}}]}}\n"
     ));
     let (_, path, content) = pushed(&server);
     let url = location(&server, &path);
-    assert!(url.starts_with(&format!("http://{address}/mirror/docker/registry/v2/")), "{url}");
+    assert!(
+        url.starts_with(&format!("http://{address}/mirror/docker/registry/v2/")),
+        "{url}"
+    );
     assert_eq!(ask("GET", &url, &[]).expect(&[200]).body, content);
     let part = ask("GET", &url, &[("Range", "bytes=5-9")]).expect(&[206]);
     assert_eq!(part.body, content[5..10]);

@@ -23,8 +23,9 @@ pub(super) fn place(
     };
     // The certificate of a store is for one name in front of its own.
     let dotted = s3.bucket.contains('.') && !s3.plain_http;
-    let by_default = endpoint.is_some() || dotted;
-    let path_style = s3.force_path_style.unwrap_or(by_default);
+    let path_style = s3
+        .force_path_style
+        .unwrap_or_else(|| endpoint.is_some() || dotted);
     let (scheme, host) = match endpoint {
         Some(endpoint) => match endpoint.split_once("://") {
             Some((scheme @ ("http" | "https"), host)) => (scheme, host.to_owned()),

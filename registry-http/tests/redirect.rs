@@ -196,7 +196,8 @@ async fn a_part_is_elsewhere_too() {
 async fn what_no_store_can_answer_as_well_is_answered_here() {
     let registry = Registry::start(Mood::Knows).await;
     let tag = format!("\"{}\"", registry.digest);
-    let table: [(&str, &[(&str, &str)], u16, Option<&[u8]>); 8] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, Option<&'a [u8]>);
+    let table: [Row<'_>; 8] = [
         ("HEAD", &[], 200, Some(b"")),
         ("HEAD", &[("range", "bytes=0-0")], 200, Some(b"")),
         ("GET", &[("if-none-match", &tag)], 304, Some(b"")),

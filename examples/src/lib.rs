@@ -5,8 +5,9 @@
 //! platform ([`acumos`], which ask the store by [`store_tags`]); with tokens of its own
 //! ([`token_key`]) issued at its [`front`]; with [`access_log`], [`audit`], [`logging`] and [`metrics`] to see
 //! it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell
-//! others, [`purge`] to remove abandoned uploads, and [`acme`] to get certificates. [`serve`] runs
-//! it on its [`storage`], and [`reload`] takes up what changes meanwhile ([`watch`]). [`directory`] fills the embedded
+//! others, [`purge`] to remove abandoned uploads, [`redirect`] to send clients to where blobs are,
+//! and [`acme`] to get certificates. [`serve`] runs it on its [`storage`], and [`reload`] takes up
+//! what changes meanwhile ([`watch`]). [`directory`] fills the embedded
 //! database of who owns what, [`password`] reads what is typed. [`proxy`] is the docker-proxy,
 //! and [`acumos_log`] its log; both programs [`explain`] decisions. The binaries themselves parse arguments; `examples/embed.rs` shows
 //! the registry inside a service of one's own.
@@ -31,6 +32,7 @@ pub mod notifier;
 pub mod password;
 pub mod proxy;
 pub mod purge;
+pub mod redirect;
 pub mod reload;
 pub mod rules;
 pub mod serve;

@@ -132,6 +132,7 @@ fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
     let Config {
         log,
         storage,
+        middleware,
         auth,
         http,
         notifications,
@@ -143,6 +144,7 @@ fn changed_sections(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("log", *log != new.log),
         ("storage", *storage != new.storage),
+        ("middleware", *middleware != new.middleware),
         ("auth", *auth != new.auth),
         ("http", *http != new.http),
         ("notifications", *notifications != new.notifications),

@@ -31,6 +31,7 @@ use crate::logging;
 use crate::metrics::Metrics;
 use crate::notifier::LateNotifier;
 use crate::purge;
+use crate::redirect::Redirects;
 use crate::reload::Reloader;
 use crate::storage::{self, Storage};
 use crate::store_tags::StoreTags;
@@ -197,18 +198,32 @@ async fn serve_with(
         .with_references(config.notifications.include_references);
     let access = compose::access(&config, &gate)?;
     let tokens = compose::token_service(&config, gate.tokens, &access);
-    let service = compose::service(&config, store.clone(), access, Arc::new(observers))?
+    let redirects = Redirects::open(&config, storage.bucket())?;
+    let mut service = compose::service(&config, store.clone(), access, Arc::new(observers))?
         .readiness(readiness.clone())
-        .events(events)
-        .build();
-    let service = Front::new(service, tokens);
+        .events(events);
+    if let Some(redirects) = &redirects {
+        service = service.redirects(redirects.to());
+    }
+    let service = Front::new(service.build(), tokens);
+    let redirected = redirects.as_ref().map(ToString::to_string);
 
     let mut tasks = Tasks::default();
+    if let Some(redirects) = redirects {
+        tasks.add(redirects.run());
+    }
     if let Some(schedule) = compose::purge_schedule(&config.storage) {
         tasks.add(purge::run_periodically(store, schedule, |_| ()));
     }
     let (shutdown, hangup) = signals(readiness)?;
-    announce(&config, &storage, &address, tls.is_some(), debug.as_ref());
+    announce(
+        &config,
+        &storage,
+        &address,
+        tls.is_some(),
+        redirected.as_deref(),
+        debug.as_ref(),
+    );
     if let Some((listener, _)) = debug {
         let numbers = notifier.clone();
         let mut service =
@@ -387,6 +402,7 @@ fn announce(
     storage: &Storage,
     address: &Address,
     tls: bool,
+    redirected: Option<&str>,
     debug: Option<&(TcpListener, SocketAddr)>,
 ) {
     let scheme = if tls { "https" } else { "http" };
@@ -406,6 +422,9 @@ fn announce(
         text.push('\n');
     };
     line(format!("storing in {}", storage.description()));
+    if let Some(to) = redirected {
+        line(format!("blobs are fetched from elsewhere: {to}"));
+    }
     if let Some((_, address)) = debug {
         line(format!("debug on http://{address}"));
     }

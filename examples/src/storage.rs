@@ -236,6 +236,7 @@ fn s3(s3: &S3, connection: &Connection) -> Result<Bucket, ComposeError> {
         bucket: s3.bucket.clone(),
         region: s3.region.clone(),
         region_endpoint: s3.endpoint.clone(),
+        redirect_endpoint: s3.redirect_endpoint.clone(),
         force_path_style: s3.path_style,
         plain_http: !s3.secure,
         dual_stack: s3.dual_stack,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::body::{BodyError, ResponseBody};
 use crate::conditional;
 use crate::ranges::{Multipart, content_range};
+use crate::redirect;
 use crate::reply::{CONTENT_DIGEST, Reply};
 use crate::respond::{Cause, Failure};
 use crate::service::Call;
@@ -40,7 +41,14 @@ pub(crate) async fn get(
         call.events.blob_pulled(name, digest, size);
         return Ok(whole().header(header::CONTENT_LENGTH, size).empty());
     }
-    let parts = match resolve(&call.headers, digest, size) {
+    let wanted = resolve(&call.headers, digest, size);
+    if redirect::is_for_others(&call.headers, &wanted)
+        && let Some(location) = call.redirect(name, digest, size).await
+    {
+        call.events.blob_pulled(name, digest, size);
+        return Ok(redirect::respond(digest, &location));
+    }
+    let parts = match wanted {
         Resolved::Whole => {
             let stream = call.store().read_blob(name, digest, None).await?;
             call.events.blob_pulled(name, digest, size);

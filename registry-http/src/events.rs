@@ -4,7 +4,7 @@
 //!
 //! | operation | event |
 //! |---|---|
-//! | `GET` or `HEAD` of a blob, whole or in part | `pull` |
+//! | `GET` or `HEAD` of a blob, whole or in part, sent from here or redirected | `pull` |
 //! | `GET` or `HEAD` of a manifest | `pull`, with the tag if it was asked for by tag |
 //! | a blob's upload is complete, in however many requests | `push` |
 //! | `PUT` of a manifest | `push`, one for each tag, or one without |

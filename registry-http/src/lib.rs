@@ -57,6 +57,8 @@
 //!
 //! [`AuthRequestService`] lets a web server such as nginx ask about each of its requests.
 //!
+//! With a [`BlobRedirect`] clients get blobs from where they are kept.
+//!
 //! What of the specification does not apply to this crate, and why, is in [`rows`].
 
 pub mod access;
@@ -80,6 +82,7 @@ mod patience;
 pub mod proxy;
 mod ranges;
 pub mod readiness;
+pub mod redirect;
 mod reply;
 mod request_body;
 pub mod request_id;
@@ -106,6 +109,7 @@ pub use crate::proxy::{
     UpstreamTagsBuilder,
 };
 pub use crate::readiness::Readiness;
+pub use crate::redirect::{BlobRedirect, BlobRedirectError, WantedBlob};
 pub use crate::request_id::RequestId;
 pub use crate::response_headers::ResponseHeaders;
 pub use crate::server::{Http2, ServeOptions, Stopped, serve};

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 use ipnet::IpNet;
 use registry_auth::{Access, Authenticator, Authorizer};
 use registry_core::manifest::Limits;
 use registry_core::upload::UploadId;
-use registry_core::{Manifest, Operation, RepositoryName, route};
+use registry_core::{Digest, Manifest, Operation, RepositoryName, route};
 use registry_storage::{Memory, Store};
 use tracing::{Instrument, Span};
 
@@ -27,6 +28,7 @@ use crate::forwarded::{self, Client};
 use crate::location::{self, Locations, Prefix, Root};
 use crate::manifest_urls::ManifestUrls;
 use crate::readiness::Readiness;
+use crate::redirect::{BlobRedirect, Redirects, WantedBlob};
 use crate::reply::{API_VERSION, Reply, set};
 use crate::request_body::RequestBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
@@ -86,6 +88,7 @@ impl RegistryService {
                 manifest_urls: None,
                 readiness: Readiness::default(),
                 events: None,
+                redirects: None,
             },
         }
     }
@@ -221,6 +224,15 @@ impl Builder {
         self
     }
 
+    /// Who knows where else clients can get blobs; by default nobody
+    ///
+    /// They are then sent there with 307, once it is known that they may read the blob and that
+    /// it is there.
+    pub fn redirects(mut self, redirects: Arc<dyn BlobRedirect>) -> Self {
+        self.inner.redirects = Some(Redirects::new(redirects));
+        self
+    }
+
     /// The service
     pub fn build(mut self) -> RegistryService {
         self.inner.root = Root::new(&self.locations, &self.inner.prefix);
@@ -255,6 +267,7 @@ struct Inner {
     manifest_urls: Option<ManifestUrls>,
     readiness: Readiness,
     events: Option<Events>,
+    redirects: Option<Redirects>,
 }
 
 impl Inner {
@@ -367,6 +380,7 @@ impl Inner {
         let principal = &caller.principal;
         let events = Reporter::of(self.events.as_ref(), &parts, principal, client, &self.root);
         let call = Call {
+            client: client.address,
             events,
             head: parts.method == Method::HEAD,
             headers: parts.headers,
@@ -393,6 +407,8 @@ pub(crate) struct Call {
     caller: Caller,
     /// Whether what the operation is about may not be seen
     hidden: bool,
+    /// The address of the client, if it is known
+    client: Option<IpAddr>,
     pub(crate) events: Reporter,
     pub(crate) head: bool,
     pub(crate) headers: HeaderMap,
@@ -404,6 +420,23 @@ impl Call {
             true => &self.inner.nothing,
             false => &self.inner.store,
         }
+    }
+
+    /// Where else the caller can get a blob that is in the repository
+    pub(crate) async fn redirect(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Option<Uri> {
+        let redirects = self.inner.redirects.as_ref()?;
+        let blob = WantedBlob {
+            name,
+            digest,
+            size,
+            client: self.client,
+        };
+        redirects.location(&blob).await
     }
 
     /// The path of an upload, with what the caller needs to go on with it

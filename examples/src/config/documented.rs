@@ -52,7 +52,7 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("storage.filesystem.maxthreads", "100", Warned),
     ("storage.inmemory", "{}", Honoured),
     ("storage.delete.enabled", "true", Honoured),
-    ("storage.redirect.disable", "false", Warned),
+    ("storage.redirect.disable", "true", Honoured),
     ("storage.cache.blobdescriptor", "redis", Warned),
     ("storage.cache.layerinfo", "inmemory", Warned),
     ("storage.cache.blobdescriptorsize", "10000", Warned),
@@ -93,13 +93,49 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ),
     ("middleware.repository[].disabled", "false", Warned),
     ("middleware.repository[].options", "{foo: bar}", Warned),
-    ("middleware.storage[].name", "cloudfront", Warned),
-    ("middleware.storage[].disabled", "false", Warned),
+    ("middleware.storage[].name", "cloudfront", Honoured),
+    ("middleware.storage[].disabled", "true", Honoured),
     (
-        "middleware.storage[].options",
-        "{baseurl: 'https://my.cloudfronted.domain.com/'}",
-        Warned,
+        "middleware.storage[].options.baseurl",
+        "'https://my.cloudfronted.domain.com/'",
+        Honoured,
     ),
+    (
+        "middleware.storage[].options.privatekey",
+        "/path/to/pem",
+        Honoured,
+    ),
+    (
+        "middleware.storage[].options.keypairid",
+        "cloudfrontkeypairid",
+        Honoured,
+    ),
+    ("middleware.storage[].options.duration", "3000s", Honoured),
+    ("middleware.storage[].options.ipfilteredby", "aws", Honoured),
+    (
+        "middleware.storage[].options.awsregion",
+        "'us-east-1, use-east-2'",
+        Honoured,
+    ),
+    (
+        "middleware.storage[].options.updatefrequency",
+        "24h",
+        Honoured,
+    ),
+    (
+        "middleware.storage[].options.updatefrenquency",
+        "24h",
+        Honoured,
+    ),
+    (
+        "middleware.storage[].options.iprangesurl",
+        "'https://example.com/ip-ranges.json'",
+        Honoured,
+    ),
+    ("middleware.storage[].options.authtype", "a", Warned),
+    ("middleware.storage[].options.scheme", "https", Warned),
+    ("middleware.storage[].options.host", "example.com", Warned),
+    ("middleware.storage[].options.trimpathprefix", "/v2", Warned),
     ("reporting.bugsnag.apikey", "bugsnagapikey", Warned),
     (
         "reporting.bugsnag.releasestage",
@@ -299,6 +335,7 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ),
     ("policy.repository.classes", "[image]", Refused),
     // Keys of our own.
+    ("storage.redirect.expirydelay", "10m", Honoured),
     ("registry.manifestlimit", "8388608", Honoured),
     ("registry.trustedproxies", "[10.0.0.0/8]", Honoured),
     ("registry.draindelay", "5s", Honoured),
@@ -440,6 +477,26 @@ const BESIDE: &[(&str, &[(&str, &str)])] = &[
         &[
             ("version", "0.1"),
             ("storage.filesystem.rootdirectory", "/var/lib/registry"),
+        ],
+    ),
+    (
+        "middleware.storage",
+        &[
+            ("middleware.storage[].name", "redirect"),
+            ("middleware.storage[].options.baseurl", "'https://cdn'"),
+            ("middleware.storage[].options.privatekey", "/k"),
+            ("middleware.storage[].options.keypairid", "K"),
+        ],
+    ),
+    (
+        "middleware.storage[].options",
+        &[
+            ("middleware.storage[].name", "cloudfront"),
+            ("middleware.storage[].options.baseurl", "'https://cdn'"),
+            ("middleware.storage[].options.privatekey", "/k"),
+            ("middleware.storage[].options.keypairid", "K"),
+            ("middleware.storage[].options.ipfilteredby", "awsregion"),
+            ("middleware.storage[].options.awsregion", "r"),
         ],
     ),
     (

@@ -170,10 +170,14 @@ const FIRST: &[Key] = &[
     key(
         "storage.redirect.disable",
         Flag,
-        Only(
-            "true",
-            "content is always served from here, never by redirect",
+        Differently(
+            "clients are sent to buckets that can sign URLs, and to what `middleware.storage` names",
         ),
+    ),
+    key(
+        "storage.redirect.expirydelay",
+        Duration,
+        Differently("as in GitLab's registry; `20m` without it, which is distribution's"),
     ),
     key(
         "storage.cache.{blobdescriptor,layerinfo}",
@@ -232,18 +236,55 @@ const REST: &[Key] = &[
         Ignored(NO_AUTO_REDIRECT),
     ),
     key(
-        "middleware.{registry,repository,storage}[].name",
+        "middleware.{registry,repository}[].name",
         Text,
         Ignored(NO_MIDDLEWARE),
     ),
     key(
-        "middleware.{registry,repository,storage}[].disabled",
+        "middleware.{registry,repository}[].disabled",
         Flag,
         Ignored(NO_MIDDLEWARE),
     ),
     key(
-        "middleware.{registry,repository,storage}[].options",
+        "middleware.{registry,repository}[].options",
         Anything,
+        Ignored(NO_MIDDLEWARE),
+    ),
+    key(
+        "middleware.storage[].name",
+        Text,
+        Differently("`cloudfront` and `redirect`; another is a warning"),
+    ),
+    key("middleware.storage[].disabled", Flag, Honoured),
+    key(
+        "middleware.storage[].options.{baseurl,keypairid,iprangesurl}",
+        Text,
+        Honoured,
+    ),
+    key(
+        "middleware.storage[].options.privatekey",
+        Text,
+        Differently("signs with SHA-256, not SHA-1"),
+    ),
+    key(
+        "middleware.storage[].options.{duration,updatefrequency}",
+        Duration,
+        Honoured,
+    ),
+    key(
+        "middleware.storage[].options.updatefrenquency",
+        Duration,
+        Differently("the old name of `updatefrequency`, which wins"),
+    ),
+    key(
+        "middleware.storage[].options.ipfilteredby",
+        Choice(&["none", "aws", "awsregion"]),
+        Honoured,
+    ),
+    key("middleware.storage[].options.awsregion", Text, Honoured),
+    key(
+        "middleware.storage[].options.{authtype,scheme,host,trimpathprefix}",
+        Text,
         Ignored(NO_MIDDLEWARE),
     ),
     key(

@@ -21,6 +21,7 @@ mod keys;
 mod limits;
 pub mod proxy;
 mod read;
+mod redirects;
 mod render;
 mod schema;
 mod secret;
@@ -33,6 +34,7 @@ mod value;
 
 pub use self::acumos::Acumos;
 pub use self::limits::{Limit, Limited, Limits};
+pub use self::redirects::{CloudFront, Direct, Redirect, StorageMiddleware};
 pub use self::render::{check, markdown};
 pub use self::secret::{Headers, Secret, Url};
 pub use self::sections::{

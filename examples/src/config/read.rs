@@ -10,6 +10,7 @@ use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
 use super::acumos;
 use super::limits;
+use super::redirects;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
 use super::storage;
@@ -28,6 +29,7 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
     let root = Section::new(root, "");
     log(&root, &mut config.log)?;
     storage::read(&root, &mut config.storage)?;
+    config.middleware = redirects::middleware(&root.section("middleware"), &mut warnings)?;
     config.auth = auth(&root.section("auth"))?;
     http(&root.section("http"), &mut config.http, &mut warnings)?;
     config.notifications = notifications(&root.section("notifications"))?;

@@ -11,6 +11,7 @@ use super::acumos;
 use super::buckets;
 use super::keys::{Fate, KEYS, expand};
 use super::limits;
+use super::redirects;
 use super::secret::HIDDEN;
 use super::tokens;
 use super::{
@@ -59,6 +60,7 @@ pub(crate) fn yaml(config: &Config) -> String {
     let sections = Out::map([
         ("log", log(config)),
         ("storage", storage(config)),
+        ("middleware", redirects::middleware_out(&config.middleware)),
         ("auth", auth(&config.auth)),
         ("http", http(&config.http)),
         (
@@ -242,6 +244,7 @@ fn storage(config: &Config) -> Out {
     Out::map([
         driver,
         ("delete", enabled(storage.delete)),
+        ("redirect", redirects::redirect_out(&storage.redirect)),
         (
             "maintenance",
             Out::map([

@@ -9,7 +9,7 @@ use registry_auth::CertificateOptions;
 
 use super::acumos::Credentials;
 use super::buckets::{Azure, Connection, Gcs, S3};
-use super::{Acumos, Headers, Limits, Secret, Tokens, Url};
+use super::{Acumos, Headers, Limits, Redirect, Secret, StorageMiddleware, Tokens, Url};
 
 /// Everything that an operator can set
 ///
@@ -37,6 +37,8 @@ pub struct Config {
     pub log: Log,
     /// Where content is kept, and what may be done to it
     pub storage: Storage,
+    /// Where else clients find what is stored, the innermost first
+    pub middleware: Vec<StorageMiddleware>,
     /// Who is let in
     pub auth: Auth,
     /// Where and how the registry listens and answers
@@ -148,6 +150,8 @@ pub struct Storage {
     pub read_only: bool,
     /// How abandoned uploads go; nothing when they stay
     pub purge: Option<UploadPurge>,
+    /// Whether clients are sent to where blobs are
+    pub redirect: Redirect,
     /// How an object store is reached
     pub connection: Connection,
 }
@@ -159,6 +163,7 @@ impl Default for Storage {
             delete: true,
             read_only: false,
             purge: Some(UploadPurge::default()),
+            redirect: Redirect::default(),
             connection: Connection::default(),
         }
     }

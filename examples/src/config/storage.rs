@@ -1,6 +1,7 @@
 //! Where content is kept, and what may be done to it
 
 use super::buckets;
+use super::redirects;
 use super::section::Section;
 use super::tree::Node;
 use super::value::Problem;
@@ -68,6 +69,7 @@ pub(super) fn read(root: &Section<'_>, storage: &mut Storage) -> Result<(), Prob
     if let Some(dry_run) = purging.flag("dryrun")? {
         purge.dry_run = dry_run;
     }
+    storage.redirect = redirects::redirect(&section.section("redirect"))?;
     storage.purge = purging.flag("enabled")?.unwrap_or(true).then_some(purge);
     Ok(())
 }

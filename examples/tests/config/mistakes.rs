@@ -217,6 +217,49 @@ fn what_would_be_unsafe_is_an_error() {
             "the name of another endpoint",
         ),
         ("notifications: {endpoints: [{name: a}]}", "needs `url`"),
+        (
+            "middleware: {storage: [{options: {baseurl: 'http://m'}}]}",
+            "needs `name`",
+        ),
+        (
+            "middleware: {storage: [{name: redirect}]}",
+            "needs `options`",
+        ),
+        (
+            "middleware: {storage: [{name: redirect, options: {duration: 1m}}]}",
+            "needs `baseurl`",
+        ),
+        (
+            "middleware: {storage: [{name: redirect, options: {baseurl: m.example.com}}]}",
+            "expected a URL",
+        ),
+        (
+            "middleware: {storage: [{name: redirect, options: {baseurl: 'https://m/?x'}}]}",
+            "without user, query and fragment",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, keypairid: K}}]}",
+            "needs `privatekey`",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k}}]}",
+            "needs `keypairid`",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k, \
+             keypairid: 'a&b'}}]}",
+            "expected letters and digits",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k, \
+             keypairid: K, ipfilteredby: awsregion}}]}",
+            "needs `awsregion`",
+        ),
+        (
+            "middleware: {storage: [{name: cloudfront, options: {baseurl: m, privatekey: /k, \
+             keypairid: K, duration: 200h}}]}",
+            "expected from `1s` to `168h`",
+        ),
     ] {
         let error = error(text);
         assert!(
@@ -324,19 +367,19 @@ fn what_is_not_quite_honoured_is_a_warning_by_name() {
 
     // Each middleware is one warning; those that are switched off are none.
     let (_, warnings) = Config::from_yaml(&file(
-        "middleware:\n  storage:\n  - name: cloudfront\n    options: {baseurl: x}\n  - name: redirect\n\
+        "middleware:\n  storage:\n  - name: alicdn\n    options: {baseurl: x, authtype: a}\n  - name: own\n\
          \x20 - {name: off, disabled: true}\n",
     ))
     .unwrap();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let told: Vec<_> = warnings.iter().map(|warning| &warning.keys[..]).collect();
     assert_eq!(
-        warnings[0].keys,
+        told,
         [
-            "middleware.storage[cloudfront].name",
-            "middleware.storage[cloudfront].options"
+            ["middleware.storage[alicdn].options.authtype"],
+            ["middleware.storage[alicdn].name"],
+            ["middleware.storage[own].name"],
         ]
     );
-    assert_eq!(warnings[1].keys, ["middleware.storage[redirect].name"]);
 
     // What is there and empty is not set.
     let (_, warnings) = Config::from_yaml(&file(

@@ -38,7 +38,7 @@ reporting:
 middleware:
   storage:
   - name: cloudfront
-    options: {privatekey: hunter2-cloudfront}
+    options: {baseurl: cdn.example.com, privatekey: /k, keypairid: K, ipfilteredby: aws, iprangesurl: 'https://me:hunter2-ranges@h/'}
 ";
 
 fn written(text: &str) -> tempfile::NamedTempFile {

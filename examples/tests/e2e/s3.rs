@@ -67,15 +67,13 @@ fn chunks_tags_and_deletes_outlive_a_process() {
     let done = http::send(address, "PUT", &target, &[], &layer[sent..]);
     done.expect("answered").expect(&[201]);
     let blob = format!("/v2/team/app/blobs/{digest}");
-    assert!(http::get(address, &blob).expect(&[200]).body == layer);
-    let some = http::send(
-        address,
-        "GET",
-        &blob,
-        &[("Range", "bytes=5999990-6000009")],
-        &[],
-    );
-    let some = some.expect("answered").expect(&[206]);
+    assert!(http::get(address, &blob).followed().expect(&[200]).body == layer);
+    // A client asks again for the same where it is sent.
+    let range = [("Range", "bytes=5999990-6000009")];
+    let sent = http::send(address, "GET", &blob, &range, &[]);
+    let sent = sent.expect("answered").expect(&[307]);
+    let some = http::ask("GET", sent.header("location").expect("a Location"), &range);
+    let some = some.expect(&[206]);
     assert!(some.body == layer[5_999_990..6_000_010]);
 
     let peer = Peer::plain(address);

@@ -1,5 +1,6 @@
 //! Copies that the store makes itself
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ const EXPIRY: Duration = Duration::from_secs(15 * 60);
 pub(crate) struct S3Calls {
     pub(crate) client: HttpClient,
     pub(crate) bucket: String,
+    /// Signs for where clients reach the store, if elsewhere than we do
+    pub(crate) public: Option<Arc<dyn Signer>>,
 }
 
 impl Inner {

@@ -259,9 +259,23 @@ impl Bucket {
         })
     }
 
+    /// The name of an object in its bucket: its key, below the root
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] if no object can have that name.
+    pub fn object_name(&self, key: &Key) -> Result<String, StorageError> {
+        Ok(self.inner.path(key)?.into())
+    }
+
+    /// Whether it is one of S3, or of what speaks it
+    pub fn is_s3(&self) -> bool {
+        self.inner.faces.s3.is_some()
+    }
+
     /// A URL under which whoever has it may do this one thing, until it expires
     ///
-    /// `None` if the store or the credentials cannot sign. Not every store lets a `GET` read
+    /// It is for where clients reach the store: see [`S3Options::redirect_endpoint`]. `None` if the store or the credentials cannot sign. Not every store lets a `GET` read
     /// only what such a URL is for: it is as good as the object for as long as it lasts.
     ///
     /// # Errors
@@ -273,7 +287,9 @@ impl Bucket {
         method: Method,
         expiry: Duration,
     ) -> Result<Option<String>, StorageError> {
-        let Some(signer) = &self.inner.faces.signer else {
+        let faces = &self.inner.faces;
+        let public = faces.s3.as_ref().and_then(|s3| s3.public.as_ref());
+        let Some(signer) = public.or(faces.signer.as_ref()) else {
             return Ok(None);
         };
         let path = self.inner.path(key)?;

@@ -9,6 +9,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::HttpClient;
 use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::copy::S3Calls;
@@ -52,6 +53,9 @@ pub struct S3Options {
     /// `regionendpoint`: where the store is, if not at Amazon; with `http://` it is reached
     /// without TLS
     pub region_endpoint: Option<String>,
+    /// `redirectendpoint`: where clients reach the store, if elsewhere than we do; what is signed
+    /// for them is signed for there
+    pub redirect_endpoint: Option<String>,
     /// `forcepathstyle`: whether the bucket is in the path of a URL, not in the host name; by
     /// default it is if there is an endpoint, and for a bucket with a dot in its name
     pub force_path_style: Option<bool>,
@@ -149,6 +153,7 @@ impl fmt::Debug for S3Options {
             .field("bucket", &self.bucket)
             .field("region", &self.region)
             .field("region_endpoint", &self.region_endpoint)
+            .field("redirect_endpoint", &self.redirect_endpoint)
             .field("force_path_style", &self.force_path_style)
             .field("plain_http", &self.plain_http)
             .field("dual_stack", &self.dual_stack)
@@ -361,6 +366,7 @@ pub(super) fn s3_faces(
         bucket,
         region,
         region_endpoint,
+        redirect_endpoint,
         force_path_style: _,
         plain_http: _,
         dual_stack: _,
@@ -448,8 +454,31 @@ pub(super) fn s3_faces(
         }
         S3Encryption::Kms { key } => builder.with_sse_kms_encryption(key),
     };
+    let elsewhere = builder.clone();
     let store = Arc::new(builder.build().map_err(BucketError::Store)?);
     written.sign_with(store.credentials().clone());
+    let public: Option<Arc<dyn Signer>> = match redirect_endpoint {
+        None => None,
+        Some(endpoint) => {
+            let same = S3Options {
+                force_path_style: Some(path_style),
+                ..s3.clone()
+            };
+            let place = place(&same, Some(endpoint), &region).map_err(|error| match error {
+                BucketError::Option { detail, .. } => BucketError::Option {
+                    name: "redirectendpoint",
+                    detail,
+                },
+                error => error,
+            })?;
+            let elsewhere = elsewhere
+                .with_allow_http(place.url.starts_with("http://"))
+                .with_endpoint(place.url)
+                // What was fetched once is good for both.
+                .with_credentials(store.credentials().clone());
+            Some(Arc::new(elsewhere.build().map_err(BucketError::Store)?))
+        }
+    };
     Ok(Faces {
         objects: store.clone(),
         multipart: store.clone(),
@@ -459,6 +488,7 @@ pub(super) fn s3_faces(
         s3: Some(S3Calls {
             client,
             bucket: bucket.clone(),
+            public,
         }),
     })
 }

@@ -8,7 +8,7 @@ use registry_core::{ByteRange, Digest, Hasher, Manifest, RepositoryName};
 
 use super::manifests::stored_limits;
 use super::{CONCURRENCY, SOURCES_PER_BLOB, Store};
-use crate::driver::ByteStream;
+use crate::driver::{ByteStream, Key};
 use crate::error::StorageError;
 use crate::layout;
 
@@ -74,6 +74,24 @@ impl HintCounts {
 }
 
 impl Store {
+    /// Where the bytes of a blob are kept, whichever repositories have it
+    ///
+    /// Nothing is looked at: whether the blob is there, and in a repository, is for
+    /// [`Store::stat_blob`] to say.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use registry_core::Digest;
+    /// use registry_storage::Store;
+    ///
+    /// let key = Store::blob_key(&Digest::sha256(b"a"));
+    /// assert!(key.as_str().starts_with("docker/registry/v2/blobs/sha256/ca/ca978112ca1bbdca"));
+    /// ```
+    pub fn blob_key(digest: &Digest) -> Key {
+        layout::blob(digest)
+    }
+
     /// The size in bytes of a blob that the repository has
     ///
     /// # Errors

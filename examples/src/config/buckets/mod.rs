@@ -26,6 +26,8 @@ pub struct S3 {
     pub region: Option<String>,
     /// Where the store is, if not at Amazon: a URL or only `host:port`
     pub endpoint: Option<String>,
+    /// Where clients reach it, if elsewhere: they are redirected there
+    pub redirect_endpoint: Option<String>,
     /// Whether the bucket is in the path of a URL, not in the host name
     pub path_style: Option<bool>,
     /// The id of the key that requests are signed with

@@ -49,6 +49,7 @@ fn s3(s3: &S3, connection: &Connection) -> Out {
         ("bucket", Some(Out::text(&s3.bucket))),
         ("region", text(&s3.region)),
         ("regionendpoint", text(&s3.endpoint)),
+        ("redirectendpoint", text(&s3.redirect_endpoint)),
         ("forcepathstyle", s3.path_style.map(Out::Flag)),
         ("accesskey", text(&s3.access_key)),
         ("secretkey", hidden(&s3.secret_key)),

@@ -100,6 +100,7 @@ fn s3(section: &Section<'_>, face: Face, file: Option<Secret>) -> Result<S3, Pro
         bucket,
         region: section.text("region")?,
         endpoint: endpoint(section, "regionendpoint")?,
+        redirect_endpoint: endpoint(section, "redirectendpoint")?,
         path_style: section.flag("forcepathstyle")?,
         access_key: section.text("accesskey")?,
         secret_key: section.text("secretkey")?.map(Secret::Text).or(file),
@@ -184,6 +185,7 @@ fn oss(section: &Section<'_>, file: Option<Secret>) -> Result<S3, Problem> {
         bucket,
         region: named,
         endpoint: Some(endpoint),
+        redirect_endpoint: None,
         // Alibaba takes no other.
         path_style: Some(false),
         access_key: section.text("accesskeyid")?,

@@ -10,6 +10,7 @@ const OF_S3: &[(&str, &str, Becomes)] = &[
     ("bucket", "elsewhere", Honoured),
     ("region", "eu-west-1", Honoured),
     ("regionendpoint", "'http://localhost:9000'", Honoured),
+    ("redirectendpoint", "'https://s3.example.com'", Honoured),
     ("accesskey", "another", Honoured),
     ("secretkey", "another", Honoured),
     ("sessiontoken", "atoken", Honoured),

@@ -41,6 +41,11 @@ pub(super) const KEYS: &[Key] = &[
         Differently(ENDPOINT),
     ),
     key(
+        "storage.{s3,s3aws,s3goamz}.redirectendpoint",
+        Text,
+        Differently("where clients reach the store, if elsewhere than `regionendpoint`"),
+    ),
+    key(
         "storage.{s3,s3aws,s3goamz}.{accesskey,secretkey,sessiontoken}",
         Text,
         Differently(BY_ITSELF),

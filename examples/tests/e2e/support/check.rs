@@ -91,7 +91,7 @@ fn image(
             image(address, repository, &digest, inventory);
         } else {
             let path = format!("/v2/{repository}/blobs/{digest}");
-            let response = http::get(address, &path).expect(&[200]);
+            let response = http::get(address, &path).followed().expect(&[200]);
             assert_eq!(Digest::sha256(&response.body), digest, "GET {path}");
             assert_eq!(response.body.len() as u64, dependency.descriptor.size);
             inventory.insert(path, ("blob".to_owned(), digest));

@@ -53,6 +53,15 @@ impl Response {
         }
     }
 
+    /// What is at the place that this answer sends its client to, if it does, as clients have it
+    #[track_caller]
+    pub(crate) fn followed(self) -> Self {
+        if self.status != 307 {
+            return self;
+        }
+        ask("GET", self.header("location").expect("a Location"), &[])
+    }
+
     /// This answer, when its status is one of `expected`
     #[track_caller]
     pub(crate) fn expect(self, expected: &[u16]) -> Self {
@@ -76,6 +85,14 @@ pub(crate) fn send(
     body: &[u8],
 ) -> io::Result<Response> {
     send_over(open(address)?, address, method, path, headers, body)
+}
+
+/// Asks whoever has this URL
+#[track_caller]
+pub(crate) fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> Response {
+    let rest = url.strip_prefix("http://").expect("a URL without TLS");
+    let (address, path) = rest.split_once('/').expect("a path");
+    send(address, method, &format!("/{path}"), headers, &[]).expect("answered")
 }
 
 /// As [`send`], over a connection that is there, to `host`; the connection ends with the answer

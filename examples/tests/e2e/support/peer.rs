@@ -112,7 +112,7 @@ impl Peer {
         for part in text.split("sha256:").skip(1) {
             let digest: Digest = format!("sha256:{}", &part[..64]).parse().expect("a digest");
             let path = format!("/v2/{repository}/blobs/{digest}");
-            let blob = self.get(&path).expect(&[200]);
+            let blob = self.get(&path).followed().expect(&[200]);
             assert_eq!(Digest::sha256(&blob.body), digest, "GET {path}");
             blobs += 1;
         }

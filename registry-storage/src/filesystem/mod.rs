@@ -54,7 +54,10 @@ const TEMPORARY: &str = "_tmp";
 ///   with the option `async` does not.
 /// - A file that is deleted while it is streamed elsewhere is gone for the reader too in version
 ///   3: the stream ends with an error, except where the same blob was stored again meanwhile.
-///   Whoever collects garbage should leave readers time.
+///   Whoever collects garbage should leave readers time, and settle for longer than the clients'
+///   `acdirmax`, 60 seconds by default, between saying that something goes and deleting it: a
+///   server that tells changes by a coarse clock (Linux before 6.13: 4 ms) may hide one for as long.
+/// - Every look at a name costs a request for its folder, for which a local disk needs none.
 /// - For what hurts of the mount's options, see [`Mount::warnings`].
 ///
 /// # Examples

@@ -21,11 +21,12 @@
 //! still between two changes (Linux before 6.13: 4 ms) may hide the second from who looked in between, until
 //! the client's memory expires; see `nfs(5)`, "acdirmax".
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use rustix::fs::{self, AtFlags, Dir, Stat, StatxFlags};
+use rustix::fs::{AtFlags, Dir, Stat, StatxFlags, statat, statx};
 use rustix::io::Errno;
 
 use super::Root;
@@ -39,7 +40,6 @@ const REPLACED: (usize, Duration) = (5, Duration::from_millis(20));
 const STRIPES: usize = 64;
 
 /// Keeps what this process has open for a moment from being replaced in that moment
-#[derive(Debug)]
 pub(super) struct Openings(Vec<RwLock<()>>);
 
 impl Openings {
@@ -55,6 +55,12 @@ impl Openings {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         &self.0[hasher.finish() as usize % self.0.len()]
+    }
+}
+
+impl fmt::Debug for Openings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Openings").finish_non_exhaustive()
     }
 }
 
@@ -116,7 +122,7 @@ impl Root {
     pub(super) fn refresh(&self, path: &str) {
         let above = |path: &'_ str| path.rfind('/').map(|end| path[..end].len());
         let ask = |folder: &str| {
-            fs::statx(
+            statx(
                 &self.fd,
                 folder,
                 AtFlags::STATX_FORCE_SYNC,
@@ -166,8 +172,7 @@ impl Root {
             return false;
         }
         self.refresh(key.as_str());
-        fs::statat(&self.fd, key.as_str(), AtFlags::empty())
-            .is_ok_and(|stat| identity(&stat) == file)
+        statat(&self.fd, key.as_str(), AtFlags::empty()).is_ok_and(|stat| identity(&stat) == file)
     }
 }
 

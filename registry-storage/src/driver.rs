@@ -73,7 +73,9 @@ pub struct Entry {
 ///
 /// Every method is safe to call from several tasks and processes at once. A method that
 /// returned `Ok` has made its effect durable, unless it says otherwise; one whose future is
-/// dropped has either its whole effect or none.
+/// dropped has either its whole effect or none. Whatever begins after that sees it, in every
+/// process and on every machine that shares the storage: a driver that remembers answers, or
+/// whose system does, looks whether they still hold.
 ///
 /// # Errors
 ///

@@ -21,6 +21,21 @@ pub(crate) fn blob(digest: &Digest) -> Key {
     ))
 }
 
+/// Whether there can only be one content under this key: that of a blob
+pub(crate) fn is_blob(key: &Key) -> bool {
+    let parts: Option<Vec<&str>> = key
+        .as_str()
+        .strip_prefix(ROOT)
+        .map(|rest| rest.split('/').collect());
+    match parts.as_deref() {
+        Some(["", "blobs", algorithm, _, hex, "data"]) => {
+            Digest::try_from(format!("{algorithm}:{hex}").as_str())
+                .is_ok_and(|digest| blob(&digest) == *key)
+        }
+        _ => false,
+    }
+}
+
 /// Beside a blob's data: a copy that did not hash to its name and was moved out of the way
 pub(crate) fn damaged_blob(digest: &Digest) -> Key {
     let hex = digest.hex();
@@ -172,4 +187,25 @@ fn key(path: String) -> Key {
     // Names, tags, digests and upload ids have no empty, `.` or `..` component and no NUL by
     // their grammars; the rest of each path is written above.
     Key::parse(&path).expect("a path of validated parts is a valid key")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_are_told_by_their_keys() {
+        let digest = Digest::sha256(b"hello");
+        assert!(is_blob(&blob(&digest)));
+        let name = RepositoryName::try_from("a/b").unwrap();
+        for other in [
+            damaged_blob(&digest),
+            layer_link(&name, &digest),
+            tag_current(&name, &Tag::try_from("data").unwrap()),
+            Key::parse(&format!("{ROOT}/blobs/sha256/00/{}/data", digest.hex())).unwrap(),
+            Key::parse("blobs/data").unwrap(),
+        ] {
+            assert!(!is_blob(&other), "{other}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ pub mod suite;
 pub use crate::bucket::Bucket;
 pub use crate::driver::{Append, ByteStream, Driver, Entry, Key, Objects, Stat, Uploads};
 pub use crate::error::StorageError;
-pub use crate::filesystem::{FileSystem, OpenError};
+pub use crate::filesystem::{FileSystem, Mount, MountWarning, OpenError};
 pub use crate::measured::{Measured, StorageCall, StorageObserver, StorageOutcome, StorageReport};
 pub use crate::memory::Memory;
 pub use crate::store::{

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
 use super::publish::{ATTEMPTS, FILE_MODE, RETRY_AFTER, Unsynced, write_all};
+use super::share::identity;
 use super::{Root, failed, pooled};
 use crate::driver::{Append, ByteStream, Key};
 use crate::error::StorageError;
@@ -53,8 +54,10 @@ impl FileAppend {
             } else {
                 // Reading brings into sight what another machine created.
                 root.open_object(&key)?;
-                root.open_folder(key.parent().unwrap_or("."))
-                    .map_err(|errno| root.missed(key.as_str(), errno))?
+                match root.open_folder(key.parent().unwrap_or(".")) {
+                    Err(Errno::STALE) => continue,
+                    opened => opened.map_err(|errno| root.missed(key.as_str(), errno))?,
+                }
             };
             let open = |flags| {
                 fs::openat(
@@ -94,11 +97,19 @@ impl FileAppend {
                 }
                 Err(errno) => return Err(fail(errno)),
             }
-            // Before the lock was had, the file may have become a blob or been deleted.
-            let locked = fs::fstat(&file).map_err(fail)?;
+            // Before the lock was had, the file may have become a blob or been deleted, on
+            // another machine too. Taking the lock made an NFS client forget the attributes of
+            // the file, and this the name.
+            if root.mount.is_nfs() {
+                root.refresh(key.as_str());
+            }
+            let locked = match fs::fstat(&file) {
+                Err(Errno::STALE) => continue,
+                locked => locked.map_err(fail)?,
+            };
             match fs::statat(&root.fd, key.as_str(), AtFlags::empty()) {
-                Ok(named) if (named.st_dev, named.st_ino) == (locked.st_dev, locked.st_ino) => {}
-                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                Ok(named) if identity(&named) == identity(&locked) => {}
+                Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => continue,
                 Err(errno) => return Err(fail(errno)),
             }
             return Ok(Self {
@@ -205,7 +216,7 @@ impl Append for FileAppend {
         self.settle().await?;
         let (root, key) = (self.root.clone(), self.key.clone());
         let object = pooled(self.key.as_str(), move || root.open_object(&key)).await?;
-        Ok(object.stream(self.key.clone(), 0, self.size))
+        Ok(object.stream(self.root.clone(), self.key.clone(), 0, self.size))
     }
 
     async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {

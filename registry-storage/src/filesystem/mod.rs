@@ -6,8 +6,10 @@
 //! Several processes may share one root.
 
 mod append;
+mod mount;
 mod publish;
 mod read;
+mod share;
 
 use std::fs::File;
 use std::io;
@@ -17,41 +19,46 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use registry_core::range::ByteRange;
-use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::append::FileAppend;
+use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
 
+pub use self::mount::{Mount, MountWarning};
+
 /// Where files are written before they are renamed into place; no key may begin with it
 const TEMPORARY: &str = "_tmp";
-
-/// File systems (`f_type` of `statfs(2)`) whose answers come from elsewhere
-///
-/// What is not listed is taken for local. FUSE is here because nobody knows what is behind it.
-const REMOTE: [u32; 12] = [
-    0x0000_6969, // NFS
-    0x0000_517b, // SMB
-    0xff53_4d42, // CIFS
-    0xfe53_4d42, // SMB 2
-    0x6573_5546, // FUSE
-    0x0102_1997, // 9P
-    0x00c3_6400, // Ceph
-    0x5346_414f, // AFS
-    0x0bd0_0bd0, // Lustre
-    0x0116_1970, // GFS2
-    0x7461_636f, // OCFS2
-    0x4750_4653, // GPFS
-];
 
 /// A folder as storage
 ///
 /// Cheap to clone; all clones are one. Several processes may open one folder, also on several
 /// machines that share it. The file system must be able to lock files (`flock(2)`) and to
-/// rename them atomically, as all local ones and NFS from version 4 are.
+/// rename them atomically, as all local ones and NFS are.
 ///
 /// Temporary files are in `_tmp` below the root; the keys below `_tmp` are not to be used.
+///
+/// # NFS
+///
+/// Versions 3 and 4, with the default mount options, for any number of machines. What one has
+/// stored, replaced or deleted, the others see with their next call; no answer is kept. That an
+/// object is absent is said only after the server was asked for the folders on the way.
+///
+/// - Locks must hold between the machines: [`OpenError::LocalLocks`] refuses `nolock` and
+///   `local_lock`. Version 3 needs `rpc.statd` for them on clients and server. Of a machine that
+///   dies, an upload's lock stays until the server lets its lease run out, 90 seconds by default
+///   in version 4; the uploads that it had open are [`StorageError::Busy`] until then.
+/// - What is durable when a call returns is so as far as the server keeps its word: an export
+///   with the option `async` does not.
+/// - A file that is deleted while it is streamed elsewhere is gone for the reader too in version
+///   3: the stream ends with an error, except where the same blob was stored again meanwhile.
+///   Whoever collects garbage should leave readers time, and settle for longer than the clients'
+///   `acdirmax`, 60 seconds by default, between saying that something goes and deleting it: a
+///   server that tells changes by a coarse clock (Linux before 6.13: 4 ms) may hide one for as long.
+/// - Every look at a name costs a request for its folder, for which a local disk needs none.
+/// - For what hurts of the mount's options, see [`Mount::warnings`].
 ///
 /// # Examples
 ///
@@ -76,8 +83,8 @@ pub struct FileSystem {
 struct Root {
     fd: File,
     path: PathBuf,
-    /// Whether the file system is on another machine, as far as we can tell
-    remote: bool,
+    mount: Mount,
+    openings: Openings,
 }
 
 /// Why a folder cannot be a storage
@@ -97,6 +104,22 @@ pub enum OpenError {
     NotAFolder {
         /// What is no folder
         path: PathBuf,
+    },
+    /// Its locks do not hold between the machines that share it
+    #[error("the share that `{}` is on is mounted with `{option}`, so two registries could write one upload at the same time; mount it with `local_lock=none` and without `nolock`: version 4 needs nothing for it, version 3 needs rpc.statd", path.display())]
+    LocalLocks {
+        /// The folder
+        path: PathBuf,
+        /// The mount option that does it
+        option: String,
+    },
+    /// Files in it cannot be locked
+    #[error("cannot lock a file in the storage folder `{}`: {source}; choose a file system with locks (flock); NFS version 3 needs rpc.statd on this machine and on the server for them", path.display())]
+    Lock {
+        /// The folder
+        path: PathBuf,
+        /// Why
+        source: io::Error,
     },
     /// It is there and cannot be opened
     #[error("cannot open the storage folder `{}`: {source}; let the user that runs the registry read, write and enter it", path.display())]
@@ -145,21 +168,31 @@ impl FileSystem {
             path: path(),
             source: errno.into(),
         })?;
-        // Not to know is to be careful: the careful way is only a little slower.
-        #[allow(clippy::unnecessary_cast)] // its type differs between targets
-        let remote = fs::fstatfs(&fd).map_or(true, |stat| REMOTE.contains(&(stat.f_type as u32)));
+        let fd = File::from(fd);
+        let mount = Mount::of(&fd);
+        if let Some(option) = mount.local_locks() {
+            return Err(OpenError::LocalLocks {
+                path: path(),
+                option: option.to_owned(),
+            });
+        }
         let opened = Root {
-            fd: File::from(fd),
+            fd,
             path: path(),
-            remote,
+            mount,
+            openings: Openings::new(),
         };
-        opened.prepare().map_err(|source| OpenError::Write {
-            path: path(),
-            source,
-        })?;
+        opened.prepare()?;
         Ok(Self {
             root: Arc::new(opened),
         })
+    }
+
+    /// What the folder is mounted from, and whether that will do
+    ///
+    /// Worth a line in the log at the start, and one for each of [`Mount::warnings`].
+    pub fn mount(&self) -> &Mount {
+        &self.root.mount
     }
 
     async fn open_append(
@@ -188,16 +221,29 @@ impl FileSystem {
 }
 
 impl Root {
-    /// Shows that files can be made, and removes those that were abandoned
+    /// Shows that files can be made and locked, and removes those that were abandoned
     ///
     /// Making one says more than the mode of the folder does.
-    fn prepare(&self) -> Result<(), io::Error> {
+    fn prepare(&self) -> Result<(), OpenError> {
+        let write = |source| OpenError::Write {
+            path: self.path.clone(),
+            source,
+        };
         let probe = publish::temporary_name();
-        let file = self.create_temporary(&probe)?;
+        let file = self
+            .create_temporary(&probe)
+            .map_err(|errno| write(errno.into()))?;
+        let locked = fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         // The file system's own clock, which on a share is another than ours.
         let now = file.metadata().and_then(|metadata| metadata.modified());
-        fs::unlinkat(&self.fd, &probe, AtFlags::empty())?;
-        self.remove_abandoned(now?);
+        // Closed first: an NFS client keeps what is open when it is deleted.
+        drop(file);
+        fs::unlinkat(&self.fd, &probe, AtFlags::empty()).map_err(|errno| write(errno.into()))?;
+        locked.map_err(|errno| OpenError::Lock {
+            path: self.path.clone(),
+            source: errno.into(),
+        })?;
+        self.remove_abandoned(now.map_err(write)?);
         Ok(())
     }
 
@@ -243,8 +289,12 @@ impl Objects for FileSystem {
     }
 
     async fn stat(&self, key: &Key) -> Result<Stat, StorageError> {
-        let object = self.open_object(key).await?;
-        Ok(object.stat())
+        if let Some(opened) = self.root.open_cached(key) {
+            return opened.map(|object| object.stat());
+        }
+        let path = key.clone();
+        self.pooled(key.as_str(), move |root| root.stat(&path))
+            .await
     }
 
     async fn stream(
@@ -264,7 +314,10 @@ impl Objects for FileSystem {
                 });
             }
         };
-        Ok((size, object.stream(key.clone(), start, end)))
+        Ok((
+            size,
+            object.stream(self.root.clone(), key.clone(), start, end),
+        ))
     }
 
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
@@ -393,13 +446,21 @@ fn failed(key: &str, errno: Errno) -> StorageError {
 
 #[cfg(test)]
 mod tests {
+    use super::mount::Care;
     use super::*;
     use crate::suite;
 
     /// A folder that is treated as if it were on another machine
     fn remote(root: &Path) -> FileSystem {
         let mut folder = FileSystem::open(root).unwrap();
-        Arc::get_mut(&mut folder.root).unwrap().remote = true;
+        Arc::get_mut(&mut folder.root).unwrap().mount.care = Care::Remote;
+        folder
+    }
+
+    /// A folder that is treated as if it were on NFS
+    fn nfs(root: &Path) -> FileSystem {
+        let mut folder = FileSystem::open(root).unwrap();
+        Arc::get_mut(&mut folder.root).unwrap().mount.care = Care::Nfs;
         folder
     }
 
@@ -409,6 +470,88 @@ mod tests {
         let (one, other) = (remote(root.path()), remote(root.path()));
         suite::run(Arc::new(one.clone())).await;
         suite::run_shared(Arc::new(one), Arc::new(other)).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nfs_passes_the_suite() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, other) = (nfs(root.path()), nfs(root.path()));
+        suite::run(Arc::new(one.clone())).await;
+        suite::run_shared(Arc::new(one), Arc::new(other)).await;
+    }
+
+    #[tokio::test]
+    async fn what_an_nfs_client_keeps_open_is_no_object() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = nfs(root.path());
+        let (key, tree) = (Key::parse("a/b").unwrap(), Key::parse("a").unwrap());
+        folder.write(&key, "x".into()).await.unwrap();
+        let kept = root.path().join("a/.nfs00000000000100a500000003");
+        std::fs::write(kept, "deleted").unwrap();
+        let names = folder.list(Some(&tree), None, 10).await.unwrap();
+        assert_eq!(names, [Entry::object("b")]);
+        folder.delete_tree(&tree).await.unwrap();
+        assert!(!root.path().join("a").exists());
+        for other in [
+            ".nfs",
+            ".nfs1",
+            ".nfs-0000000000000000",
+            "nfs00000000000100a500000003",
+        ] {
+            assert!(!share::is_silly(other), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_just_being_replaced_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = nfs(root.path());
+        let key = Key::parse("a/b").unwrap();
+        folder.write(&key, "old".into()).await.unwrap();
+        // As the client of the machine that replaces it does, if it has it open.
+        let (path, kept) = (
+            root.path().join("a/b"),
+            root.path().join("a/.nfs00000000000100a500000003"),
+        );
+        std::fs::rename(&path, &kept).unwrap();
+        let reader = tokio::spawn({
+            let (folder, key) = (folder.clone(), key.clone());
+            async move { folder.read(&key, 10).await }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        std::fs::write(root.path().join("new"), "new").unwrap();
+        std::fs::rename(root.path().join("new"), &path).unwrap();
+        assert_eq!(reader.await.unwrap().unwrap(), "new");
+        // Nobody waits for ever.
+        std::fs::remove_file(&path).unwrap();
+        assert!(folder.read(&key, 10).await.unwrap_err().is_not_found());
+    }
+
+    #[tokio::test]
+    async fn what_was_renamed_though_the_answer_says_otherwise_has_arrived() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = nfs(root.path());
+        let key = Key::parse("a/b").unwrap();
+        folder.write(&key, "x".into()).await.unwrap();
+        let file = folder.root.open_object(&key).unwrap().identity();
+        assert!(folder.root.has_arrived(&key, file));
+        folder.write(&key, "y".into()).await.unwrap();
+        assert!(!folder.root.has_arrived(&key, file));
+        let stat = fs::statat(&folder.root.fd, "a/b", AtFlags::empty()).unwrap();
+        assert!(folder.root.has_arrived(&key, share::identity(&stat)));
+        folder.delete(&key).await.unwrap();
+        assert!(!folder.root.has_arrived(&key, share::identity(&stat)));
+    }
+
+    #[test]
+    fn locks_that_end_at_this_machine_are_refused_with_what_to_do() {
+        let error = OpenError::LocalLocks {
+            path: "/data".into(),
+            option: "nolock".to_owned(),
+        };
+        let text = error.to_string();
+        assert!(text.contains("mounted with `nolock`"), "{text}");
+        assert!(text.contains("mount it with `local_lock=none`"), "{text}");
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{self, AtFlags, Dir, Mode, OFlags};
 use rustix::io::{self, Errno};
 
+use super::share::{identity, is_silly};
 use super::{Root, TEMPORARY, failed};
 use crate::driver::Key;
 use crate::error::StorageError;
@@ -24,6 +25,9 @@ pub(super) const ATTEMPTS: usize = 16;
 
 /// When to come back after so many attempts
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long to wait, as often, for what this machine has open on a share
+const HELD: Duration = Duration::from_millis(20);
 
 /// The largest content that is compared before it is written again
 const COMPARED: usize = 4096;
@@ -50,12 +54,20 @@ impl Root {
 
     fn replace(&self, key: &Key, bytes: &[u8], sync: bool) -> Result<(), StorageError> {
         let temporary = temporary_name();
+        // An NFS client sends what was written when the file is closed. Only a sync tells whether
+        // there was room for it, and it costs no more.
         let written = self
-            .write_temporary(&temporary, bytes, sync)
+            .write_temporary(&temporary, bytes, sync || self.mount.is_nfs())
             .map_err(|errno| failed(key.as_str(), errno))
-            .and_then(|()| {
+            .and_then(|file| {
                 self.place(key, sync, |folder, name| {
-                    fs::renameat(&self.fd, &temporary, folder, name).map(|()| true)
+                    let replacing = self.replacing(key);
+                    let moved = fs::renameat(&self.fd, &temporary, folder, name);
+                    drop(replacing);
+                    match moved {
+                        Err(Errno::NOENT) if self.has_arrived(key, file) => Ok(true),
+                        moved => moved.map(|()| true),
+                    }
                 })
             });
         if written.is_err() {
@@ -67,10 +79,14 @@ impl Root {
 
     pub(super) fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError> {
         // Also says that it is no folder, and keeps folders from being made for nothing.
-        self.open_object(from)?;
+        let file = self.open_object(from)?.identity();
         let moved = self.place(to, true, |folder, name| {
-            match fs::renameat(&self.fd, from.as_str(), folder, name) {
+            let replacing = self.replacing(to);
+            let moved = fs::renameat(&self.fd, from.as_str(), folder, name);
+            drop(replacing);
+            match moved {
                 Ok(()) => Ok(true),
+                Err(Errno::NOENT) if self.has_arrived(to, file) => Ok(true),
                 // Either the folder was deleted or what was to be moved is gone.
                 Err(Errno::NOENT) => match fs::statat(&self.fd, from.as_str(), AtFlags::empty()) {
                     Ok(_) => Err(Errno::NOENT),
@@ -88,15 +104,17 @@ impl Root {
     }
 
     pub(super) fn delete(&self, key: &Key) -> Result<(), StorageError> {
-        let fail = |errno| self.missed(key.as_str(), errno);
-        let folder = self
-            .open_folder(key.parent().unwrap_or("."))
-            .map_err(fail)?;
-        match fs::unlinkat(&folder, key.name(), AtFlags::empty()) {
-            Ok(()) => fs::fsync(&folder).map_err(fail),
+        let deleted = self.believing(key.as_str(), || {
+            let folder = self.open_folder(key.parent().unwrap_or("."))?;
+            let _replacing = self.replacing(key);
+            fs::unlinkat(&folder, key.name(), AtFlags::empty())?;
+            Ok(folder)
+        });
+        match deleted {
+            Ok(folder) => sync_folder(&folder).map_err(|errno| failed(key.as_str(), errno)),
             // A folder is no object.
             Err(Errno::ISDIR) => Err(self.absent(key.as_str())),
-            Err(errno) => Err(fail(errno)),
+            Err(errno) => Err(self.missed(key.as_str(), errno)),
         }
     }
 
@@ -105,12 +123,22 @@ impl Root {
         let away = temporary_name();
         let rename = || fs::renameat(&self.fd, key.as_str(), &self.fd, &away);
         let moved = match rename() {
-            // Perhaps it is our own folder that is not there.
+            // Perhaps it is our own folder that is not there, or another machine made what is to
+            // be deleted.
             Err(Errno::NOENT) => match fs::mkdirat(&self.fd, TEMPORARY, FOLDER_MODE) {
-                Ok(()) => rename(),
-                Err(Errno::EXIST) => Err(Errno::NOENT),
+                Ok(()) | Err(Errno::EXIST) => self.believing(key.as_str(), rename),
                 Err(errno) => Err(errno),
             },
+            moved => moved,
+        };
+        let moved = match moved {
+            // Done, and the answer was lost.
+            Err(Errno::NOENT)
+                if self.mount.is_nfs()
+                    && fs::statat(&self.fd, &away, AtFlags::SYMLINK_NOFOLLOW).is_ok() =>
+            {
+                Ok(())
+            }
             moved => moved,
         };
         match moved.map_err(|errno| self.missed(key.as_str(), errno)) {
@@ -145,13 +173,13 @@ impl Root {
             match put(&folder, key.name()) {
                 Ok(true) if !sync => return Ok(true),
                 Ok(true) => {
-                    fs::fsync(&folder).map_err(fail)?;
+                    sync_folder(&folder).map_err(fail)?;
                     self.sync_folders(&unsynced).map_err(fail)?;
                     return Ok(true);
                 }
                 Ok(false) => return Ok(false),
                 // Someone deleted the folder since it was opened.
-                Err(Errno::NOENT) => {}
+                Err(Errno::NOENT | Errno::STALE) => {}
                 Err(errno) => return Err(fail(errno)),
             }
         }
@@ -168,14 +196,14 @@ impl Root {
     ) -> Result<Option<File>, StorageError> {
         let path = key.parent().unwrap_or(".");
         let opened = match self.open_folder(path) {
-            Err(Errno::NOENT) => self
+            Err(Errno::NOENT | Errno::STALE) => self
                 .make_folder(path, unsynced)
                 .and_then(|()| self.open_folder(path)),
             opened => opened,
         };
         match opened {
             Ok(folder) => Ok(Some(folder)),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::STALE) => Ok(None),
             Err(errno) => Err(failed(key.as_str(), errno)),
         }
     }
@@ -202,9 +230,9 @@ impl Root {
     pub(super) fn sync_folders(&self, unsynced: &Unsynced) -> Result<(), Errno> {
         for path in unsynced.iter().rev() {
             match self.open_folder(path) {
-                Ok(folder) => fs::fsync(folder)?,
+                Ok(folder) => sync_folder(&folder)?,
                 // Gone again with everything in it: there is nothing to keep.
-                Err(Errno::NOENT) => {}
+                Err(Errno::NOENT | Errno::STALE) => {}
                 Err(errno) => return Err(errno),
             }
         }
@@ -227,6 +255,7 @@ impl Root {
     /// Most links that a push writes are there from the last one. Whoever wrote it may not have
     /// synced it yet, so it is synced here. Whatever goes wrong is met again by the writing.
     fn confirm(&self, key: &Key, bytes: &[u8]) -> bool {
+        let _opening = self.opening(key);
         let Ok(object) = self.open_object(key) else {
             return false;
         };
@@ -241,10 +270,14 @@ impl Root {
                 .is_ok()
     }
 
-    fn write_temporary(&self, path: &str, bytes: &[u8], sync: bool) -> Result<(), Errno> {
+    /// Returns which file it is
+    fn write_temporary(&self, path: &str, bytes: &[u8], sync: bool) -> Result<(u64, u64), Errno> {
         let file = self.create_temporary(path)?;
         write_all(&file, bytes, 0)?;
-        if sync { fs::fsync(&file) } else { Ok(()) }
+        if sync {
+            fs::fsync(&file)?;
+        }
+        Ok(identity(&fs::fstat(&file)?))
     }
 
     /// Creates a temporary file, and the folder of such files if it is not there
@@ -302,6 +335,16 @@ impl Root {
     }
 }
 
+/// Makes durable what was done in a folder
+///
+/// One that was deleted on another machine meanwhile, with all that was in it, has nothing to keep.
+fn sync_folder(folder: &File) -> Result<(), Errno> {
+    match fs::fsync(folder) {
+        Err(Errno::STALE) => Ok(()),
+        synced => synced,
+    }
+}
+
 /// A path for a temporary file that no other process has
 pub(super) fn temporary_name() -> String {
     format!("{TEMPORARY}/{}", uuid::Uuid::new_v4())
@@ -342,19 +385,30 @@ fn remove_all(folder: &File, path: &str) -> Result<(), Errno> {
             Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(errno),
         };
+        // Others may be removed although one cannot.
+        let (mut removed, mut held) = (Ok(()), false);
         for entry in Dir::read_from(&opened)? {
             let entry = entry?;
-            let Ok(name) = entry.file_name().to_str() else {
+            let done = match entry.file_name().to_str() {
+                Ok("." | "..") => Ok(()),
+                Ok(name) => match remove_all(&opened, name) {
+                    // Goes when this machine closes it.
+                    Err(Errno::BUSY) if is_silly(name) => {
+                        held = true;
+                        Ok(())
+                    }
+                    done => done,
+                },
                 // No key can have made it, but it is in the way.
-                fs::unlinkat(&opened, entry.file_name(), AtFlags::empty())?;
-                continue;
+                Err(_) => fs::unlinkat(&opened, entry.file_name(), AtFlags::empty()),
             };
-            if !matches!(name, "." | "..") {
-                remove_all(&opened, name)?;
-            }
+            removed = removed.and(done);
         }
+        removed?;
         match fs::unlinkat(folder, path, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            // A file that was open when it was removed just now has become one of those.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if held => std::thread::sleep(HELD),
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{self, Errno, ReadWriteFlags};
 
+use super::share::is_silly;
 use super::{FileSystem, Root, TEMPORARY, failed, pooled};
 use crate::driver::{ByteStream, Entry, Key, Stat};
 use crate::error::StorageError;
+use crate::layout;
 
 /// How many bytes of a blob are read at a time
 ///
@@ -57,8 +60,8 @@ impl Root {
     /// Opens an object unless that has to wait for anything but memory
     ///
     /// `None` if it has to, or if the kernel cannot tell: it knows since version 5.12.
-    fn open_cached(&self, key: &Key) -> Option<Result<Object, StorageError>> {
-        if self.remote {
+    pub(super) fn open_cached(&self, key: &Key) -> Option<Result<Object, StorageError>> {
+        if self.mount.is_remote() {
             return None;
         }
         match fs::openat2(
@@ -68,7 +71,11 @@ impl Root {
             Mode::empty(),
             ResolveFlags::CACHED,
         ) {
-            Ok(file) => Some(self.object(key, File::from(file))),
+            Ok(file) => Some(
+                self.known(File::from(file))
+                    .map_err(|errno| failed(key.as_str(), errno))
+                    .and_then(|object| self.regular(key, object)),
+            ),
             Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => {
                 Some(Err(self.missed(key.as_str(), errno)))
             }
@@ -94,26 +101,41 @@ impl Root {
     }
 
     pub(super) fn open_object(&self, key: &Key) -> Result<Object, StorageError> {
-        let open = || fs::openat(&self.fd, key.as_str(), OPEN, Mode::empty());
-        let opened = match open() {
-            Err(Errno::NOENT) if self.remote => {
-                self.refresh(key);
-                open()
-            }
-            // The file was replaced on another machine between its being found and opened.
-            Err(Errno::STALE) => open(),
-            opened => opened,
+        let open = || {
+            let file = fs::openat(&self.fd, key.as_str(), OPEN, Mode::empty())?;
+            self.known(File::from(file))
         };
+        let mut opened = self.believing(key.as_str(), open);
+        // Deleted or replaced on another machine, and found only because somebody has it open.
+        // Replaced again by now, it was the right one when it was looked for.
+        if self.mount.is_nfs() && matches!(&opened, Ok(object) if object.metadata.nlink() == 0) {
+            self.refresh(key.as_str());
+            opened = self.believing(key.as_str(), open);
+        }
         match opened {
-            Ok(file) => self.object(key, File::from(file)),
+            Ok(object) => self.regular(key, object),
             Err(errno) => Err(self.missed(key.as_str(), errno)),
         }
     }
 
+    pub(super) fn stat(&self, key: &Key) -> Result<Stat, StorageError> {
+        let _opening = self.opening(key);
+        Ok(self.open_object(key)?.stat())
+    }
+
     pub(super) fn read(&self, key: &Key, limit: usize) -> Result<Bytes, StorageError> {
+        let _opening = self.opening(key);
         let object = self.open_object(key)?;
         let length = object.length(key, limit)?;
-        object.read(key, 0, length)
+        match object.fill(Vec::with_capacity(length), 0, length) {
+            // Deleted or replaced on another machine since: then what is there now.
+            Err(Errno::STALE) => {
+                let object = self.open_object(key)?;
+                let length = object.length(key, limit)?;
+                object.read(key, 0, length)
+            }
+            filled => object.filled(key, 0, length, filled),
+        }
     }
 
     pub(super) fn list(
@@ -124,14 +146,9 @@ impl Root {
     ) -> Result<Vec<Entry>, StorageError> {
         let path = folder.map_or(".", Key::as_str);
         let fail = |errno| self.missed(path, errno);
-        let opened = match (self.open_folder(path), folder) {
-            (Err(Errno::NOENT), Some(key)) if self.remote => {
-                self.refresh(key);
-                self.open_folder(path)
-            }
-            (opened, _) => opened,
-        };
-        let opened = opened.map_err(fail)?;
+        let opened = self
+            .believing(path, || self.open_folder(path))
+            .map_err(fail)?;
         // In a root that was deleted there is nothing to be seen, and no error either.
         if folder.is_none()
             && let error @ StorageError::Transient { .. } = self.absent(path)
@@ -148,6 +165,7 @@ impl Root {
             };
             if matches!(name, "." | "..")
                 || (folder.is_none() && name == TEMPORARY)
+                || is_silly(name)
                 || after.is_some_and(|after| name <= after)
             {
                 continue;
@@ -194,51 +212,48 @@ impl Root {
         .map(File::from)
     }
 
-    fn object(&self, key: &Key, file: File) -> Result<Object, StorageError> {
-        let metadata = file.metadata().map_err(|source| StorageError::Transient {
-            key: key.to_string(),
-            source: source.into(),
-        })?;
-        if !metadata.is_file() {
-            return Err(self.absent(key.as_str()));
-        }
+    /// An open file with what is known of it
+    fn known(&self, file: File) -> Result<Object, Errno> {
+        let metadata = file
+            .metadata()
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(Object {
             file,
             metadata,
-            cached: !self.remote,
+            cached: !self.mount.is_remote(),
         })
     }
 
-    /// Makes the client of a share forget that it did not find `key`
+    fn regular(&self, key: &Key, object: Object) -> Result<Object, StorageError> {
+        if object.metadata.is_file() {
+            Ok(object)
+        } else {
+            Err(self.absent(key.as_str()))
+        }
+    }
+
+    /// Opens once more what the server of a share does not have any more
     ///
-    /// An NFS client remembers for up to a minute that a name is absent. Another process may
-    /// have made it since, and so a push through one replica would not be found by the next.
-    /// Asking the server for the folder's attributes is what corrects it, asking for the file
-    /// itself is not; and the folder may itself be among the names that are remembered wrongly.
-    fn refresh(&self, key: &Key) {
-        let ask = |folder: &str| {
-            fs::statx(
-                &self.fd,
-                folder,
-                AtFlags::STATX_FORCE_SYNC,
-                StatxFlags::BASIC_STATS,
-            )
-            .is_ok()
+    /// What was read of it so far must be the same in what is there now: so it is only for blobs,
+    /// which are named for their content, and which a second push of the same replaces.
+    fn reopen(&self, key: &Key, object: &Object) -> Result<Object, StorageError> {
+        let again = if layout::is_blob(key) {
+            self.open_object(key)?
+        } else {
+            return Err(failed(key.as_str(), Errno::STALE));
         };
-        let mut unknown = Vec::new();
-        let mut folder = key.parent();
-        while let Some(path) = folder {
-            if ask(path) {
-                break;
-            }
-            unknown.push(path);
-            folder = path.rsplit_once('/').map(|(parent, _)| parent);
+        let (size, before) = (again.metadata.len(), object.metadata.len());
+        if size == before {
+            Ok(again)
+        } else {
+            Err(StorageError::Corrupt {
+                key: key.to_string(),
+                detail: format!(
+                    "expected {before} bytes as it had when it was opened, found {size} in what \
+                     has replaced it since"
+                ),
+            })
         }
-        if folder.is_none() {
-            ask(".");
-        }
-        // Down again, as far as it goes.
-        unknown.into_iter().rev().all(ask);
     }
 }
 
@@ -250,28 +265,39 @@ impl Object {
         }
     }
 
+    /// What tells it from all other files, as [`share::identity`](super::share::identity)
+    pub(super) fn identity(&self) -> (u64, u64) {
+        (self.metadata.dev(), self.metadata.ino())
+    }
+
     /// The bytes from `start` up to `end`
-    pub(super) fn stream(self, key: Key, start: u64, end: u64) -> ByteStream {
-        let object = Arc::new(self);
-        stream::try_unfold(start, move |offset| {
-            let (key, object) = (key.clone(), object.clone());
+    pub(super) fn stream(self, root: Arc<Root>, key: Key, start: u64, end: u64) -> ByteStream {
+        stream::try_unfold((start, Arc::new(self)), move |(offset, object)| {
+            let (root, key) = (root.clone(), key.clone());
             async move {
                 if offset >= end {
                     return Ok(None);
                 }
                 let length = (end - offset).min(READ_SIZE);
                 if let Some(bytes) = object.read_cached(offset, length) {
-                    return Ok(Some((bytes, offset + length)));
+                    return Ok(Some((bytes, (offset + length, object))));
                 }
                 let path = key.clone();
                 // Made here and not in the pool, each of whose many threads would have the
                 // allocator keep room for it.
                 let buffer = Vec::with_capacity(length as usize);
-                let bytes = pooled(key.as_str(), move || {
-                    object.read_into(buffer, &path, offset, length as usize)
+                let (bytes, object) = pooled(key.as_str(), move || {
+                    let length = length as usize;
+                    match object.fill(buffer, offset, length) {
+                        Err(Errno::STALE) => {
+                            let object = Arc::new(root.reopen(&path, &object)?);
+                            Ok((object.read(&path, offset, length)?, object))
+                        }
+                        filled => Ok((object.filled(&path, offset, length, filled)?, object)),
+                    }
                 })
                 .await?;
-                Ok(Some((bytes, offset + length)))
+                Ok(Some((bytes, (offset + length, object))))
             }
         })
         .boxed()
@@ -312,34 +338,44 @@ impl Object {
         offset: u64,
         length: usize,
     ) -> Result<Bytes, StorageError> {
-        self.read_into(Vec::with_capacity(length), key, offset, length)
+        let filled = self.fill(Vec::with_capacity(length), offset, length);
+        self.filled(key, offset, length, filled)
     }
 
-    fn read_into(
-        &self,
-        mut buffer: Vec<u8>,
-        key: &Key,
-        offset: u64,
-        length: usize,
-    ) -> Result<Bytes, StorageError> {
+    /// Up to `length` bytes, fewer only where the file ends
+    fn fill(&self, mut buffer: Vec<u8>, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
         while buffer.len() < length {
             let at = offset + buffer.len() as u64;
             match io::pread(&self.file, spare_capacity(&mut buffer), at) {
-                Ok(0) => {
-                    return Err(StorageError::Corrupt {
-                        key: key.to_string(),
-                        detail: format!(
-                            "expected {} bytes as it had when it was opened, found {at}",
-                            self.metadata.len()
-                        ),
-                    });
-                }
+                Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(failed(key.as_str(), errno)),
+                Err(errno) => return Err(errno),
             }
         }
         // The allocator may have given more than was asked for.
         buffer.truncate(length);
+        Ok(buffer)
+    }
+
+    /// What [`Object::fill`] read, if it is all
+    fn filled(
+        &self,
+        key: &Key,
+        offset: u64,
+        length: usize,
+        filled: Result<Vec<u8>, Errno>,
+    ) -> Result<Bytes, StorageError> {
+        let buffer = filled.map_err(|errno| failed(key.as_str(), errno))?;
+        if buffer.len() < length {
+            return Err(StorageError::Corrupt {
+                key: key.to_string(),
+                detail: format!(
+                    "expected {} bytes as it had when it was opened, found {}",
+                    self.metadata.len(),
+                    offset + buffer.len() as u64
+                ),
+            });
+        }
         Ok(buffer.into())
     }
 }

@@ -1,7 +1,9 @@
 //! What the end-to-end tests share
 
+pub(crate) mod balancer;
 pub(crate) mod check;
 pub(crate) mod clients;
+pub(crate) mod fleet;
 pub(crate) mod grok;
 pub(crate) mod hooks;
 pub(crate) mod http;

@@ -22,6 +22,7 @@ use crate::support::fleet::Fleet;
 use crate::support::http::{self, Response, basic, with_query};
 use crate::support::image::{Family, Noise, Stored, descriptor, digest_of_file};
 use crate::support::process::{Server, finish, registry, run};
+use crate::support::s3::S3;
 use crate::support::site::Site;
 
 /// Whoever pushes here
@@ -29,39 +30,70 @@ const USER: [&str; 2] = ["ci", "swordfish"];
 
 /// How many images the clients push and pull, in all
 ///
-/// `REGISTRY_E2E_IMAGES` says otherwise: on two busy cores each takes
-/// about a second.
-fn images() -> usize {
+/// `REGISTRY_E2E_IMAGES` says otherwise: on two cores that do nothing else, on a folder, five are done
+/// in a second.
+fn images(default: usize) -> usize {
     match std::env::var("REGISTRY_E2E_IMAGES") {
         Ok(count) => count.parse().expect("REGISTRY_E2E_IMAGES is a number"),
-        Err(_) => 60,
+        Err(_) => default,
     }
 }
 
-/// Three replicas on one folder, with the configuration of `examples/deploy/replicas/`
+/// Three replicas on one storage, with the configuration of `examples/deploy/replicas/`
 struct Site3 {
     fleet: Fleet,
+    /// None on a folder
+    bucket: Option<S3>,
     site: Site,
 }
 
 impl Site3 {
+    /// On a folder
     #[track_caller]
     fn start() -> Self {
+        Self::start_on(None)
+    }
+
+    /// On a bucket, if there is one
+    #[track_caller]
+    fn start_on(bucket: Option<S3>) -> Self {
         let site = Site::new();
         site.user(USER[0], USER[1], 5);
-        let config = site.write("config.yml", &configuration(&site));
+        let mut text = configuration(&site);
+        if let Some(bucket) = &bucket {
+            let root = site.path("root").display().to_string();
+            let folder = format!("filesystem:\n    rootdirectory: {root}\n");
+            text = replaced(&text, &folder, &format!("{}\n", bucket.section()));
+        }
+        let config = site.write("config.yml", &text);
         let fleet = Fleet::start(3, move |address| {
             Server::launch(registry(&["serve", "--listen", address]).arg(&config))
         });
-        Self { fleet, site }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.site.path("root")
+        Self {
+            fleet,
+            bucket,
+            site,
+        }
     }
 
     fn address(&self, number: usize) -> &str {
         &self.fleet.addresses[number % self.fleet.len()]
+    }
+
+    /// Stops all, and looks at what they leave behind
+    #[track_caller]
+    fn ends_whole(self) {
+        thread::scope(|scope| {
+            for number in 0..self.fleet.len() {
+                let fleet = &self.fleet;
+                scope.spawn(move || fleet.stop(number));
+            }
+        });
+        let root = self.site.path("root");
+        if let Some(bucket) = &self.bucket {
+            bucket.download(&root);
+        }
+        check::store_is_whole(&root);
     }
 }
 
@@ -174,8 +206,7 @@ fn each_request_of_an_upload_may_reach_another_replica() {
             });
         }
     });
-    stop_all(&place.fleet);
-    check::store_is_whole(&place.root());
+    place.ends_whole();
 }
 
 #[test]
@@ -201,8 +232,7 @@ fn a_tag_is_what_was_pushed_last_for_all_replicas_at_once() {
     for number in 0..3 {
         ask(place.address(number), "GET", &path, &[]).expect(&[404]);
     }
-    stop_all(&place.fleet);
-    check::store_is_whole(&place.root());
+    place.ends_whole();
 }
 
 #[test]
@@ -262,18 +292,7 @@ fn racing_pushes_of_a_tag_leave_one_of_them_whole() {
             assert!(got.body == *manifest);
         }
     }
-    stop_all(&place.fleet);
-    check::store_is_whole(&place.root());
-}
-
-/// SIGTERM to all, which end well
-#[track_caller]
-fn stop_all(fleet: &Fleet) {
-    thread::scope(|scope| {
-        for number in 0..fleet.len() {
-            scope.spawn(move || fleet.stop(number));
-        }
-    });
+    place.ends_whole();
 }
 
 /// What an upload through a load balancer met, while replicas are killed
@@ -603,12 +622,21 @@ fn cause(line: &str) -> String {
 
 #[test]
 fn images_pass_through_haproxy_while_replicas_are_killed() {
+    images_pass(images(60), Site3::start());
+}
+
+#[test]
+fn images_pass_to_a_bucket_while_replicas_are_killed() {
+    let Some(bucket) = S3::start() else { return };
+    images_pass(images(20), Site3::start_on(Some(bucket)));
+}
+
+#[track_caller]
+fn images_pass(count: usize, place: Site3) {
     let home = Home::new();
-    let count = images();
     let Some(clients) = Clients::prepare(&home, count) else {
         return;
     };
-    let place = Site3::start();
     let Some(balancer) = Balancer::haproxy(&place.site.path(""), &place.fleet.addresses) else {
         return;
     };
@@ -621,18 +649,19 @@ fn images_pass_through_haproxy_while_replicas_are_killed() {
         started.elapsed(),
         clients.troubles.0.lock().expect("whole")
     );
-    // Each replica has served its share.
-    let log = place.fleet.log();
-    for word in ["POST", "PATCH", "PUT", "GET", "HEAD"] {
-        assert!(log.contains(word), "no {word} was logged");
+    // Each request to the next: all of them did their share.
+    for number in 0..3 {
+        let log = place.fleet.log_of(number);
+        for method in ["POST", "PATCH", "PUT", "HEAD", "GET"] {
+            assert!(log.contains(method), "replica {number} got no {method}");
+        }
     }
     let pushed = clients.pushed.lock().expect("whole");
     assert_eq!(pushed.len(), count);
     for number in 0..3 {
         whole_at(place.address(number), &pushed);
     }
-    stop_all(&place.fleet);
-    check::store_is_whole(&place.root());
+    place.ends_whole();
 }
 
 /// Runs this while replicas are killed, one after the other, and says how many were
@@ -692,43 +721,72 @@ fn everyday(address: &str, repository: &str, seed: u64) {
     }
 }
 
+/// Everyday requests of several clients while this runs; how many images they pushed and pulled
+#[track_caller]
+fn under_load(address: &str, run: impl FnOnce()) -> usize {
+    let (stop, pushed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for client in 0..4 {
+            let (stop, pushed) = (&stop, &pushed);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    everyday(address, "replicas/load", client * 100_000 + number);
+                    pushed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let result = catch_unwind(AssertUnwindSafe(run));
+        stop.store(true, Ordering::Relaxed);
+        if let Err(panic) = result {
+            resume_unwind(panic);
+        }
+    });
+    pushed.into_inner()
+}
+
 #[test]
 fn a_rolling_restart_behind_haproxy_fails_no_request() {
     let place = Site3::start();
     let Some(balancer) = Balancer::haproxy(&place.site.path(""), &place.fleet.addresses) else {
         return;
     };
-    let stop = AtomicBool::new(false);
-    let pushed = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for client in 0..4 {
-            let (stop, pushed, address) = (&stop, &pushed, &balancer.address);
-            scope.spawn(move || {
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    everyday(address, "replicas/rolling", client * 100_000 + number);
-                    pushed.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let restarts = catch_unwind(AssertUnwindSafe(|| {
-            for number in 0..place.fleet.len() {
-                place.fleet.stop(number);
-                place.fleet.begin(number);
-                // Until haproxy has seen it; operators wait for readiness in the same way.
-                thread::sleep(Duration::from_millis(800));
-            }
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = restarts {
-            resume_unwind(panic);
+    let pushed = under_load(&balancer.address, || {
+        for number in 0..place.fleet.len() {
+            place.fleet.stop(number);
+            place.fleet.begin(number);
+            // Until haproxy has seen it: with the others it has enough for now.
+            thread::sleep(Duration::from_millis(800));
         }
     });
-    let pushed = pushed.into_inner();
     eprintln!("{pushed} images pushed and pulled while all replicas were restarted");
-    assert!(pushed > 10, "only {pushed} pushes");
-    stop_all(&place.fleet);
-    check::store_is_whole(&place.root());
+    assert!(pushed > 3, "only {pushed} pushes");
+    place.ends_whole();
+}
+
+#[test]
+fn nginx_finds_the_replicas_that_are_there() {
+    let place = Site3::start();
+    let Some(balancer) = Balancer::nginx(&place.site.path(""), &place.fleet.addresses) else {
+        return;
+    };
+    let pause = || thread::sleep(Duration::from_millis(1500));
+    under_load(&balancer.address, pause);
+    for number in 0..3 {
+        let log = place.fleet.log_of(number);
+        assert!(log.contains("PUT"), "replica {number} got nothing");
+    }
+    // While one is away, the others do its work.
+    place.fleet.stop(1);
+    let pushed = under_load(&balancer.address, pause);
+    assert!(pushed > 0, "no push was done");
+    place.fleet.begin(1);
+    let content = Noise::new(77).bytes(700_000);
+    let troubles = Troubles::default();
+    upload_in_chunks(&balancer.address, "replicas/chunks", &content, &troubles);
+    let troubles = troubles.0.into_inner().expect("whole");
+    assert!(troubles.is_empty(), "{troubles:?}");
+    place.ends_whole();
 }

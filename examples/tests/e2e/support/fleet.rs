@@ -15,8 +15,8 @@ pub(crate) struct Fleet {
     pub(crate) addresses: Vec<String>,
     launch: Box<dyn Fn(&str) -> Server + Send + Sync>,
     replicas: Vec<Mutex<Option<Server>>>,
-    /// What those printed that were killed or stopped
-    logs: Mutex<String>,
+    /// What each printed until it was killed or stopped
+    logs: Vec<Mutex<String>>,
 }
 
 impl Fleet {
@@ -30,7 +30,7 @@ impl Fleet {
             addresses: addresses(count),
             launch: Box::new(launch),
             replicas: (0..count).map(|_| Mutex::default()).collect(),
-            logs: Mutex::default(),
+            logs: (0..count).map(|_| Mutex::default()).collect(),
         };
         for number in 0..count {
             fleet.begin(number);
@@ -59,7 +59,7 @@ impl Fleet {
     pub(crate) fn kill(&self, number: usize) {
         let mut server = self.take(number);
         server.kill();
-        self.keep_log(&server);
+        self.keep_log(number, &server);
     }
 
     /// SIGTERM; waits until it has ended, as it should
@@ -68,7 +68,7 @@ impl Fleet {
         let mut server = self.take(number);
         server.begin_to_stop();
         eventually("a replica ends", || (!server.runs()).then_some(()));
-        self.keep_log(&server);
+        self.keep_log(number, &server);
         let status = server.ends();
         assert!(status.success(), "{status}");
     }
@@ -93,21 +93,13 @@ impl Fleet {
         }
     }
 
-    /// Everything that any of them printed so far
-    pub(crate) fn log(&self) -> String {
-        let mut log = self.logs.lock().expect("whole").clone();
-        for replica in &self.replicas {
-            if let Some(server) = &*replica.lock().expect("whole") {
-                log.push_str(&server.log());
-            }
+    /// Everything that one printed, however often it was started
+    pub(crate) fn log_of(&self, number: usize) -> String {
+        let mut log = self.logs[number].lock().expect("whole").clone();
+        if let Some(server) = &*self.replicas[number].lock().expect("whole") {
+            log.push_str(&server.log());
         }
         log
-    }
-
-    /// What one printed since it was started
-    pub(crate) fn log_of(&self, number: usize) -> String {
-        let replica = self.replicas[number].lock().expect("whole");
-        replica.as_ref().expect("it runs").log()
     }
 
     fn take(&self, number: usize) -> Server {
@@ -115,8 +107,9 @@ impl Fleet {
         replica.take().expect("it runs")
     }
 
-    fn keep_log(&self, server: &Server) {
-        self.logs.lock().expect("whole").push_str(&server.log());
+    fn keep_log(&self, number: usize, server: &Server) {
+        let mut log = self.logs[number].lock().expect("whole");
+        log.push_str(&server.log());
     }
 }
 

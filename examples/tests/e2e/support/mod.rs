@@ -11,5 +11,6 @@ pub(crate) mod image;
 pub(crate) mod peer;
 pub(crate) mod platform;
 pub(crate) mod process;
+pub(crate) mod s3;
 pub(crate) mod site;
 pub(crate) mod tls;

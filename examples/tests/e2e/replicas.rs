@@ -622,13 +622,13 @@ fn cause(line: &str) -> String {
 
 #[test]
 fn images_pass_through_haproxy_while_replicas_are_killed() {
-    images_pass(images(60), Site3::start());
+    images_pass(images(40), Site3::start());
 }
 
 #[test]
 fn images_pass_to_a_bucket_while_replicas_are_killed() {
     let Some(bucket) = S3::start() else { return };
-    images_pass(images(20), Site3::start_on(Some(bucket)));
+    images_pass(images(12), Site3::start_on(Some(bucket)));
 }
 
 #[track_caller]

@@ -168,6 +168,9 @@ const SESSION: Duration = Duration::from_secs(24 * 3600);
 
 /// Lets people to the service
 ///
+/// Upload sessions are sealed under the secret of the configuration, or without one under one that
+/// only this process has; see [`share_sessions`].
+///
 /// # Errors
 ///
 /// [`ComposeError`] when a value is not as it should be.
@@ -189,6 +192,17 @@ pub fn access(config: &Config, gate: &Gate) -> Result<AccessControl, ComposeErro
         true => access.with_hidden_as_absent(),
         false => access,
     })
+}
+
+/// The same, where upload sessions go on at every process on the storage
+///
+/// Unless the configuration has a secret, which is for all replicas then: so replicas need no
+/// configuration for it.
+pub fn share_sessions(access: AccessControl, config: &Config, store: &Store) -> AccessControl {
+    match config.http.secret {
+        Some(_) => access,
+        None => access.with_session_secret(SessionSecret::in_storage(store.clone()), SESSION),
+    }
 }
 
 /// The token service, which counts those who ask with those whom `access` counts

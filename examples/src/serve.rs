@@ -196,7 +196,7 @@ async fn serve_with(
     });
     let events = Events::new(notifier.clone(), event_source(&address))
         .with_references(config.notifications.include_references);
-    let access = compose::access(&config, &gate)?;
+    let access = compose::share_sessions(compose::access(&config, &gate)?, &config, &store);
     let tokens = compose::token_service(&config, gate.tokens, &access);
     let redirects = Redirects::open(&config, storage.bucket())?;
     let mut service = compose::service(&config, store.clone(), access, Arc::new(observers))?

@@ -8,6 +8,7 @@
 use registry_core::{Algorithm, Digest, RepositoryName, Tag, UploadId};
 
 use crate::driver::Key;
+use crate::store::SessionKeyId;
 
 const ROOT: &str = "docker/registry/v2";
 
@@ -44,6 +45,17 @@ pub(crate) fn damaged_blob(digest: &Digest) -> Key {
         digest.algorithm(),
         &hex[..2]
     ))
+}
+
+/// The folder of the secrets that all processes on the storage share; distribution never looks
+/// there
+pub(crate) fn session_keys() -> Key {
+    key(format!("{ROOT}/session-keys"))
+}
+
+/// One of those secrets
+pub(crate) fn session_key(id: &SessionKeyId) -> Key {
+    key(format!("{ROOT}/session-keys/{id}"))
 }
 
 /// The folder of all repositories

@@ -35,5 +35,6 @@ pub use crate::memory::Memory;
 pub use crate::store::{
     AppendError, BlobError, CompleteUploadError, DeleteBlobError, HintCounts, Listing,
     ManifestReadError, MissingDependency, PurgeOptions, PurgeReport, PurgedUpload,
-    PutManifestError, Referrer, Store, StoredManifest, Upload, UploadError,
+    PutManifestError, Referrer, SessionKey, SessionKeyId, SessionKeyIdError, Store, StoredManifest,
+    Upload, UploadError,
 };

@@ -310,7 +310,8 @@ const REST: &[Key] = &[
         Text,
         Differently(
             "seals upload sessions, so that an upload goes on when a token expires meanwhile; of at \
-             least 16 bytes, and the same for all replicas",
+             least 16 bytes, and the same for all replicas; without it they share one that is beside \
+             the content",
         ),
     ),
     key(

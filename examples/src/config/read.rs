@@ -172,7 +172,7 @@ fn http(
                 origin: section.origin("secret"),
                 what: format!(
                     "it has fewer than {LEAST_SECRET} bytes, which can be guessed; upload \
-                     sessions are sealed with a random one instead, which replicas do not share"
+                     sessions are sealed with the one in the storage instead, which replicas share"
                 ),
             });
         } else {

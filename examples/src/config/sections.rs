@@ -272,8 +272,8 @@ pub struct Http {
     ///
     /// 30 s unless the file says otherwise: distribution's 0 would cut every transfer.
     pub drain_timeout: Duration,
-    /// What upload sessions are sealed with, the same for all replicas; without one, each process
-    /// has its own, that nobody knows
+    /// What upload sessions are sealed with, the same for all replicas; without one, they share
+    /// one that is beside the content
     pub secret: Option<Secret>,
     /// TLS; nothing for plain HTTP
     pub tls: Option<Tls>,

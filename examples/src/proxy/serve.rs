@@ -123,7 +123,7 @@ async fn serve_with(
     let audit = compose::audit(config.audit.as_ref()).map_err(told)?;
     let metrics = Arc::new(Metrics::new(tags.name()));
     gate.watch(&metrics, audit.clone());
-    let access = compose::access(&registry, &gate).map_err(told)?;
+    let mut access = compose::access(&registry, &gate).map_err(told)?;
     let tokens = compose::token_service(&registry, gate.tokens, &access);
     let (tls, acme) = tls(registry.http.tls.as_ref(), "tls")?;
     let health_options = compose::health_options(&config.health)?;
@@ -152,6 +152,7 @@ async fn serve_with(
             let store = storage.map_err(told)?.store();
             metrics.watch_hints(store.hint_counts());
             tags.set(store.clone());
+            access = compose::share_sessions(access, &registry, &store);
             if let Some(schedule) = compose::purge_schedule(&registry.storage) {
                 tasks.add(purge::run_periodically(store.clone(), schedule, |_| ()));
             }

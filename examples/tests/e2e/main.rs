@@ -18,6 +18,7 @@ mod large;
 mod nginx;
 mod operations;
 mod redirect;
+mod replicas;
 mod s3;
 mod scrape;
 mod secrets;

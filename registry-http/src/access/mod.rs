@@ -21,7 +21,7 @@ pub(crate) use self::limits::{Limits, TooMany};
 pub use self::limits::{Rate, RateLimits};
 pub(crate) use self::refusal::{Refusal, absence};
 pub use self::session::{SessionSecret, SessionSecretError};
-use self::session::{Sessions, Upload};
+use self::session::{Sessions, Unsealed, Upload};
 use crate::credentials::credentials;
 use crate::forwarded::Client;
 use crate::request_id::RequestId;
@@ -162,7 +162,24 @@ impl AccessControl {
             caller.request.clone(),
             self.decide(asked, &caller.principal),
         )
-        .await
+        .await?;
+        if let Some(sessions) = &self.sessions
+            && matches!(
+                asked.operation,
+                Operation::StartUpload { .. }
+                    | Operation::UploadChunk { .. }
+                    | Operation::UploadStatus { .. }
+            )
+            && session::identity(&caller.principal).is_some()
+            && let Err(error) = sessions.prepare().await
+        {
+            // It does not need to outlive a token before there is none that it outlives.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "this upload session ends with its client's credentials: no secret to seal it with"
+            );
+        }
+        Ok(())
     }
 
     /// Whether the caller may do something besides what the operation needs
@@ -218,10 +235,26 @@ impl AccessControl {
                 return Err(Cause::Unidentified { error, retry_after }.into());
             }
             Err(error) => {
+                let mut reason = error.to_string();
                 let why = match &error {
                     AuthenticateError::Expired { principal } => {
-                        if let Some(session) = self.session(asked, principal) {
-                            return Ok((principal.clone(), Some(session)));
+                        match self.session(asked, principal).await {
+                            Ok(session) => return Ok((principal.clone(), Some(session))),
+                            Err(Unsealed::Not) => {}
+                            Err(Unsealed::OtherSecret) => {
+                                tracing::warn!(
+                                    %principal,
+                                    "an upload was sealed under another secret, so it ended with \
+                                     its token: all replicas need the same secret for sessions, \
+                                     or none, which is the one in the storage"
+                                );
+                                reason.push_str(
+                                    ", and this replica of the registry does not know the seal of \
+                                     the upload; its operator gives all replicas the same secret",
+                                );
+                            }
+                            // With it the client may go on as it is.
+                            Err(Unsealed::Storage(error)) => return Err(error.into()),
                         }
                         ChallengeReason::InvalidToken
                     }
@@ -234,7 +267,6 @@ impl AccessControl {
                 {
                     self.failed(asked, None);
                 }
-                let reason = error.to_string();
                 return Err(match challenge(why) {
                     Some(challenge) => Cause::Unauthenticated { reason, challenge },
                     None => Cause::Denied { reason },
@@ -255,7 +287,8 @@ impl AccessControl {
             }
             .into());
         }
-        let session = self.session(asked, &principal);
+        // Otherwise it is decided as for any request.
+        let session = self.session(asked, &principal).await.ok();
         Ok((principal, session))
     }
 
@@ -277,17 +310,18 @@ impl AccessControl {
     }
 
     /// The seal that the request brings, if the principal may go on with this upload by it
-    fn session(&self, asked: &Asked<'_>, principal: &Principal) -> Option<String> {
-        let sessions = self.sessions.as_ref()?;
+    async fn session(&self, asked: &Asked<'_>, principal: &Principal) -> Result<String, Unsealed> {
+        let sessions = self.sessions.as_ref().ok_or(Unsealed::Not)?;
         let (Operation::CancelUpload { name, id }
         | Operation::CompleteUpload { name, id, .. }
         | Operation::UploadChunk { name, id }
         | Operation::UploadStatus { name, id }) = asked.operation
         else {
-            return None;
+            return Err(Unsealed::Not);
         };
-        let seal = sessions.find(asked.parts.uri.query(), Upload { name, id }, principal)?;
-        Some(seal.to_owned())
+        let upload = Upload { name, id };
+        let seal = sessions.find(asked.parts.uri.query(), upload, principal);
+        seal.await.map(str::to_owned)
     }
 
     async fn decide(&self, asked: &Asked<'_>, principal: &Principal) -> Result<(), Failure> {

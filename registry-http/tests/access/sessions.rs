@@ -247,3 +247,51 @@ async fn no_log_line_has_the_seal() {
     let line = lines.0.lock().unwrap().last().unwrap().to_string();
     assert!(line.contains("?_session=*** HTTP/1.1\" 202"), "{line}");
 }
+
+#[tokio::test]
+async fn a_secret_in_the_storage_is_shared_without_configuration() {
+    let store = Store::new(Arc::new(Memory::new()));
+    let shared = |access: AccessControl| {
+        access.with_session_secret(SessionSecret::in_storage(store.clone()), HOUR)
+    };
+    let replicas = [(); 3].map(|()| Registry::on(&store, shared));
+    let mut location = start(&replicas[0], "ada").await;
+    assert!(location.contains("_session="), "{location}");
+    for number in 1..6 {
+        let replica = &replicas[number % 3];
+        replica.door.expired.store(true, Ordering::Relaxed);
+        let answer = chunk(replica, &location, "ada", "xy").await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.body);
+        location = answer.location().to_owned();
+    }
+    // And after all of them have been started again.
+    let restarted = Registry::on(&store, shared);
+    restarted.door.expired.store(true, Ordering::Relaxed);
+    let end = Call::new("PUT", &complete(&location, "xyxyxyxyxy")).bearer("ada");
+    let answer = restarted.send(end).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_replica_with_another_secret_says_so() {
+    let store = Store::new(Arc::new(Memory::new()));
+    let one = Registry::on(&store, sessions);
+    let other = Registry::on(&store, |access| {
+        let secret = SessionSecret::new("a secret of that replica alone").unwrap();
+        access.with_session_secret(secret, HOUR)
+    });
+    let location = start(&one, "ada").await;
+    // While the token is good, nobody needs the seal.
+    let answer = chunk(&other, &location, "ada", "x").await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED);
+
+    other.door.expired.store(true, Ordering::Relaxed);
+    let answer = chunk(&other, &location, "ada", "x").await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert!(answer.body.contains("the same secret"), "{}", answer.body);
+    // What is simply expired is not blamed on the operator.
+    let plain = location.split('?').next().unwrap();
+    let answer = chunk(&other, plain, "ada", "x").await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert!(!answer.body.contains("the same secret"), "{}", answer.body);
+}

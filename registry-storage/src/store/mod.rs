@@ -11,6 +11,7 @@ mod manifests;
 mod purge;
 mod reach;
 mod referrers;
+mod session_keys;
 mod uploads;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use self::lists::Listing;
 pub use self::manifests::{ManifestReadError, MissingDependency, PutManifestError, StoredManifest};
 pub use self::purge::{PurgeOptions, PurgeReport, PurgedUpload};
 pub use self::referrers::Referrer;
+pub use self::session_keys::{SessionKey, SessionKeyId, SessionKeyIdError};
 pub use self::uploads::{AppendError, CompleteUploadError, Upload, UploadError};
 
 /// The most bytes that are read as one manifest, whatever a newer configuration accepts

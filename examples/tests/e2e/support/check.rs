@@ -99,7 +99,8 @@ fn image(
     }
 }
 
-fn parse(body: &[u8]) -> Manifest {
+/// A manifest, from its bytes
+pub(crate) fn parse(body: &[u8]) -> Manifest {
     Manifest::parse(
         body.to_vec().into(),
         None,

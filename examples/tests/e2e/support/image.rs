@@ -110,6 +110,55 @@ impl Layout {
     }
 }
 
+/// Many small images in one folder in OCI image layout, each with the tag `i<number>`
+pub(crate) struct Family {
+    path: PathBuf,
+    /// The manifest of each
+    pub(crate) images: Vec<Stored>,
+}
+
+impl Family {
+    /// Writes `count` images: a base that a third of them share, and a layer of their own
+    pub(crate) fn write(path: &Path, seed: u64, count: usize) -> Self {
+        fs::create_dir_all(path.join("blobs/sha256")).expect("a folder");
+        let bases: Vec<Stored> = (0..3)
+            .map(|base| write_layer(path, seed + base, "base", 150_000))
+            .collect();
+        let images: Vec<Stored> = (0..count)
+            .map(|number| {
+                let own = seed + 3 + number as u64;
+                let own = write_layer(path, own, &format!("own-{number}"), 20_000);
+                write_manifest(path, "amd64", &[bases[number % 3].clone(), own])
+            })
+            .collect();
+        let entries: Vec<String> = images
+            .iter()
+            .enumerate()
+            .map(|(number, image)| {
+                let named = format!(
+                    r#","annotations":{{"org.opencontainers.image.ref.name":"i{number}"}}"#
+                );
+                descriptor(&MediaType::OCI_MANIFEST, image, &named)
+            })
+            .collect();
+        let entry = format!(
+            r#"{{"schemaVersion":2,"manifests":[{}]}}"#,
+            entries.join(",")
+        );
+        fs::write(path.join("index.json"), entry).expect("written");
+        fs::write(path.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
+        Self {
+            path: path.to_owned(),
+            images,
+        }
+    }
+
+    /// What skopeo and podman call an image of it
+    pub(crate) fn reference(&self, number: usize) -> String {
+        format!("oci:{}:i{number}", self.path.display())
+    }
+}
+
 /// A descriptor in JSON, with `more` before its end
 pub(crate) fn descriptor(media_type: &MediaType, stored: &Stored, more: &str) -> String {
     format!(
@@ -146,6 +195,11 @@ fn write_image(
             write_layer(path, seed * 100 + number, &format!("file-{number}"), *size)
         })
         .collect();
+    let manifest = write_manifest(path, architecture, &layers);
+    (manifest, layers)
+}
+
+fn write_manifest(path: &Path, architecture: &str, layers: &[Stored]) -> Stored {
     let diff_ids: Vec<String> = layers
         .iter()
         .map(|layer| format!(r#""{}""#, layer.digest))
@@ -165,7 +219,7 @@ fn write_image(
         descriptor(&MediaType::OCI_CONFIG, &config, ""),
         descriptors.join(",")
     );
-    (write_blob(path, manifest.as_bytes()), layers)
+    write_blob(path, manifest.as_bytes())
 }
 
 fn write_blob(path: &Path, content: &[u8]) -> Stored {

@@ -1,7 +1,9 @@
 //! What the end-to-end tests share
 
+pub(crate) mod balancer;
 pub(crate) mod check;
 pub(crate) mod clients;
+pub(crate) mod fleet;
 pub(crate) mod grok;
 pub(crate) mod hooks;
 pub(crate) mod http;
@@ -10,5 +12,6 @@ pub(crate) mod moto;
 pub(crate) mod peer;
 pub(crate) mod platform;
 pub(crate) mod process;
+pub(crate) mod s3;
 pub(crate) mod site;
 pub(crate) mod tls;

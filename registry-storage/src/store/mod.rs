@@ -7,6 +7,7 @@
 mod blobs;
 mod lists;
 mod manifests;
+mod note;
 mod purge;
 mod reach;
 mod referrers;

@@ -185,10 +185,7 @@ fn journal_key(upload: &Key) -> Key {
 }
 
 impl Inner {
-    pub(super) async fn read_journal(
-        &self,
-        upload: &Key,
-    ) -> Result<(Kept, Stored), StorageError> {
+    pub(super) async fn read_journal(&self, upload: &Key) -> Result<(Kept, Stored), StorageError> {
         let corrupt = |detail: String| StorageError::Corrupt {
             key: upload.to_string(),
             detail,
@@ -268,11 +265,7 @@ impl Inner {
         })?;
         let path = self.path(&key)?;
         let options = PutOptions::from(mode);
-        let put = self
-            .faces
-            .objects
-            .put_opts(&path, object, options)
-            .await;
+        let put = self.faces.objects.put_opts(&path, object, options).await;
         match put {
             Ok(put) => {
                 self.saw();

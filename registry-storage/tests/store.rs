@@ -54,11 +54,6 @@ macro_rules! on_every_driver {
             }
 
             #[tokio::test(flavor = "multi_thread")]
-            async fn of_s3s() {
-                of(Kind::S3s).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread")]
             async fn of_garage() {
                 of(Kind::Garage).await;
             }

@@ -69,6 +69,14 @@ pub(super) fn failed(key: &str, error: Answer) -> StorageError {
     if text.contains("QuotaExceeded") || text.contains("507 Insufficient Storage") {
         return StorageError::Full { key };
     }
+    // Of some calls object_store does not tell these from other failures.
+    let refused = ["status code: 401", "status code: 403"];
+    if refused.iter().any(|status| text.contains(status)) {
+        return StorageError::Denied {
+            key,
+            source: error.into(),
+        };
+    }
     match error {
         Answer::NotFound { .. } => StorageError::NotFound { key },
         error @ (Answer::PermissionDenied { .. } | Answer::Unauthenticated { .. }) => {
@@ -111,7 +119,7 @@ mod tests {
             source: "<Code>NoSuchBucket</Code>".into(),
         };
         type Is = fn(&StorageError) -> bool;
-        let table: [(Answer, Is); 11] = [
+        let table: [(Answer, Is); 12] = [
             (
                 Answer::NotFound {
                     path: path(),
@@ -154,6 +162,10 @@ mod tests {
             ),
             (generic("connection refused"), StorageError::is_transient),
             (generic("<Code>QuotaExceeded</Code>"), StorageError::is_full),
+            (
+                generic("returned non-2xx status code: 403 Forbidden"),
+                StorageError::is_denied,
+            ),
             (
                 generic("403 <Code>RequestTimeTooSkewed</Code>"),
                 StorageError::is_denied,

@@ -187,7 +187,7 @@ pub fn open(port: u16, name: &str, root: &str, read_timeout: Duration) -> Bucket
 /// The whole answer to a request without a signature
 pub fn call(port: u16, method: &str, path: &str) -> String {
     let mut server = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let head = "Host: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close";
+    let head = format!("Host: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close");
     write!(server, "{method} {path} HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
     let mut answer = String::new();
     server.read_to_string(&mut answer).unwrap();

@@ -88,10 +88,7 @@ pub(super) fn start(kind: Kind, port: u16, folder: &Path) -> Option<(Option<Chil
         }
         Kind::LocalStack => {
             let python = program("REGISTRY_E2E_LOCALSTACK", "python3");
-            installed(
-                &python,
-                &["-c", "import localstack.runtime.main, moto.server"],
-            )?;
+            installed(&python, &["-c", "import localstack.runtime.main"])?;
             let mut server = Command::new(&python);
             server
                 .args(["-c", LOCALSTACK, &port.to_string()])

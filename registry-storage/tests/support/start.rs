@@ -31,7 +31,7 @@ bind = socket.socket.bind
 def bind_here(self, address):
     if isinstance(address, tuple) and address[1] == 4566:
         bind(self, ('127.0.0.1', int(sys.argv[1])))
-        print('port', self.getsockname()[1], file=sys.stderr, flush=True)
+        print('the tests find it at', self.getsockname()[1], file=sys.stderr, flush=True)
     elif isinstance(address, tuple):
         bind(self, ('127.0.0.1', address[1]))
     else:
@@ -103,7 +103,7 @@ pub(super) fn start(kind: Kind, port: u16, folder: &Path) -> Option<(Option<Chil
                 ])
                 .env("LOCALSTACK_VOLUME_DIR", folder)
                 .env("TMPDIR", folder);
-            let (child, port) = spawn(&mut server, true, "port ");
+            let (child, port) = spawn(&mut server, true, "the tests find it at ");
             wait(port, "/_localstack/health");
             Some((Some(child), port))
         }

@@ -170,6 +170,54 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`StorageError::NotFound`] if there is no such upload.
     async fn progress(&self, upload: &Key) -> Result<Stat, StorageError>;
+
+    /// The notes that this driver keeps with its uploads; `None` if it keeps none
+    fn notes(&self) -> Option<&dyn Notes> {
+        None
+    }
+}
+
+/// Uploads that each have a note, which changes together with their bytes
+///
+/// What somebody has to know of an upload, and would else keep in objects beside it, is then had
+/// with the upload itself, and never says more or less than its bytes. Where each call goes over a
+/// network, that is most of what a small upload costs. An upload that [`Uploads::append`] began has
+/// an empty note.
+#[async_trait]
+pub trait Notes: fmt::Debug + Send + Sync {
+    /// Begins an upload under a key that had none, empty and with this note
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Busy`] if there is one, where the storage can tell.
+    async fn begin(&self, upload: &Key, note: Bytes) -> Result<(), StorageError>;
+
+    /// An upload as it is, which need not be free
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotFound`] if there is no such upload.
+    async fn look(&self, upload: &Key) -> Result<Box<dyn Look>, StorageError>;
+}
+
+/// An upload as it was when somebody looked, which can be opened as it was then
+#[async_trait]
+pub trait Look: fmt::Debug + Send + Sync + 'static {
+    /// What [`Uploads::progress`] would have said
+    fn stat(&self) -> Stat;
+
+    /// The note
+    fn note(&self) -> Bytes;
+
+    /// Opens the upload for writing, as [`Uploads::reopen`] does
+    ///
+    /// If somebody in this process has gone on with it since, it is as that one left it. If
+    /// somebody in another has, [`Append::sync`] says that it is [`StorageError::Busy`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Uploads::reopen`].
+    async fn open(self: Box<Self>) -> Result<Box<dyn Append>, StorageError>;
 }
 
 /// An upload that is open for writing
@@ -204,6 +252,21 @@ pub trait Append: fmt::Debug + Send + 'static {
         let _ = to;
     }
 
+    /// The note of the bytes that were synced last; `None` where the driver keeps none
+    ///
+    /// See [`Notes`].
+    fn note(&self) -> Option<Bytes> {
+        None
+    }
+
+    /// Replaces the note when the bytes are synced or published next
+    ///
+    /// Where these bytes are given up instead (see [`Append::aim`]), so is the note. A driver that
+    /// keeps none does nothing.
+    fn annotate(&mut self, note: Bytes) {
+        let _ = note;
+    }
+
     /// After how many bytes a sync is worth its cost while there are more to come
     ///
     /// `None` where a sync costs so much that it is better to lose what one request brought.
@@ -216,8 +279,9 @@ pub trait Append: fmt::Debug + Send + 'static {
 
     /// Cuts the upload to its first `size` bytes, after which writing goes on
     ///
-    /// Every driver can cut it to nothing, to its size at the last sync and to that at the sync
-    /// before.
+    /// Every driver can cut it to nothing and to its size at the last sync. One that keeps no
+    /// [`Notes`] can also cut it to its size at the sync before: what is known of the bytes may be
+    /// older than they are.
     ///
     /// # Errors
     ///

@@ -27,7 +27,9 @@ pub mod suite;
 
 #[cfg(feature = "object-stores")]
 pub use crate::bucket::Bucket;
-pub use crate::driver::{Append, ByteStream, Driver, Entry, Key, Objects, Stat, Uploads};
+pub use crate::driver::{
+    Append, ByteStream, Driver, Entry, Key, Look, Notes, Objects, Stat, Uploads,
+};
 pub use crate::error::StorageError;
 pub use crate::filesystem::{FileSystem, Mount, MountWarning, OpenError};
 pub use crate::measured::{Measured, StorageCall, StorageObserver, StorageOutcome, StorageReport};

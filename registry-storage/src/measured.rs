@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{Stream, StreamExt};
 use registry_core::range::ByteRange;
 
-use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
+use crate::driver::{Append, ByteStream, Entry, Key, Look, Notes, Objects, Stat, Uploads};
 use crate::error::StorageError;
 
 /// Learns of every call to a storage once it is over
@@ -79,13 +79,13 @@ pub struct StorageReport {
 pub enum StorageCall {
     /// [`Objects::read`]
     Read,
-    /// [`Objects::stat`] and [`Uploads::progress`]
+    /// [`Objects::stat`], [`Uploads::progress`] and [`Notes::look`]
     Stat,
     /// [`Objects::stream`] and [`Append::content`], until the object is open
     Stream,
     /// The stream that either of these gave, from its first byte to its end
     StreamBytes,
-    /// [`Objects::write`] and [`Objects::write_unsynced`]
+    /// [`Objects::write`], [`Objects::write_unsynced`] and [`Notes::begin`]
     Write,
     /// [`Objects::delete`]
     Delete,
@@ -95,7 +95,7 @@ pub enum StorageCall {
     Rename,
     /// [`Objects::list`]
     List,
-    /// [`Uploads::append`] and [`Uploads::reopen`]
+    /// [`Uploads::append`], [`Uploads::reopen`] and [`Look::open`]
     UploadOpen,
     /// [`Append::write`], which may return before the bytes are written
     UploadWrite,
@@ -325,6 +325,60 @@ impl<D: Uploads> Uploads for Measured<D> {
         let call = self.driver.progress(upload);
         self.report(StorageCall::Stat, call, nothing).await
     }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        self.driver.notes().map(|_| self as &dyn Notes)
+    }
+}
+
+impl<D: Uploads> Measured<D> {
+    fn driver_notes(&self, upload: &Key) -> Result<&dyn Notes, StorageError> {
+        self.driver.notes().ok_or_else(|| StorageError::Denied {
+            key: upload.to_string(),
+            source: "this driver keeps no notes with uploads".into(),
+        })
+    }
+}
+
+#[async_trait]
+impl<D: Uploads> Notes for Measured<D> {
+    async fn begin(&self, upload: &Key, note: Bytes) -> Result<(), StorageError> {
+        let call = self.driver_notes(upload)?.begin(upload, note);
+        self.report(StorageCall::Write, call, nothing).await
+    }
+
+    async fn look(&self, upload: &Key) -> Result<Box<dyn Look>, StorageError> {
+        let call = self.driver_notes(upload)?.look(upload);
+        let look = self.report(StorageCall::Stat, call, nothing).await?;
+        Ok(Box::new(MeasuredLook {
+            look,
+            observer: self.observer.clone(),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct MeasuredLook {
+    look: Box<dyn Look>,
+    observer: Arc<dyn StorageObserver>,
+}
+
+#[async_trait]
+impl Look for MeasuredLook {
+    fn stat(&self) -> Stat {
+        self.look.stat()
+    }
+
+    fn note(&self) -> Bytes {
+        self.look.note()
+    }
+
+    async fn open(self: Box<Self>) -> Result<Box<dyn Append>, StorageError> {
+        let Self { look, observer } = *self;
+        let upload = report(&*observer, StorageCall::UploadOpen, look.open(), nothing).await?;
+        observer.upload_opened();
+        Ok(Box::new(MeasuredAppend { upload, observer }))
+    }
 }
 
 #[derive(Debug)]
@@ -341,6 +395,14 @@ impl Append for MeasuredAppend {
 
     fn aim(&mut self, to: &Key) {
         self.upload.aim(to);
+    }
+
+    fn note(&self) -> Option<Bytes> {
+        self.upload.note()
+    }
+
+    fn annotate(&mut self, note: Bytes) {
+        self.upload.annotate(note);
     }
 
     fn checkpoint(&self) -> Option<u64> {

@@ -56,6 +56,7 @@ pub async fn run(driver: Arc<dyn Driver>) {
     gives_back_what_was_written(driver.clone()).await;
     reopens_only_what_is_there(driver.clone()).await;
     cuts_an_upload(driver.clone()).await;
+    keeps_notes_with_the_bytes(driver.clone()).await;
     one_writer_per_upload(driver.clone()).await;
     a_dropped_writer_loses_only_the_lock(driver.clone()).await;
     a_deleted_upload_stays_deleted(driver.clone()).await;
@@ -616,11 +617,16 @@ pub async fn cuts_an_upload(driver: Arc<dyn Driver>) {
     drop(append);
     let mut append = reopen(&*driver, &upload).await;
     assert_eq!(append.size(), 400_020);
-    append.truncate(100_020).await.unwrap();
+    let mut expected = [pattern(100_000, 1), pattern(20, 3)].concat();
+    if driver.notes().is_none() {
+        append.truncate(100_020).await.unwrap();
+    } else {
+        expected.extend(pattern(300_000, 5));
+    }
     append.write(pattern(5, 4)).await.unwrap();
     append.sync().await.unwrap();
     drop(append);
-    let expected = [pattern(100_000, 1), pattern(20, 3), pattern(5, 4)].concat();
+    expected.extend(pattern(5, 4));
     assert!(content(&*driver, &upload).await == expected);
     let mut append = reopen(&*driver, &upload).await;
     append.truncate(0).await.unwrap();
@@ -629,6 +635,56 @@ pub async fn cuts_an_upload(driver: Arc<dyn Driver>) {
     append.sync().await.unwrap();
     drop(append);
     assert_eq!(content(&*driver, &upload).await, pattern(7, 6));
+}
+
+/// A note, where a driver keeps any, is of the bytes that are kept and of no others
+pub async fn keeps_notes_with_the_bytes(driver: Arc<dyn Driver>) {
+    let folder = empty(&*driver, "notes").await;
+    let upload = child(&folder, "data");
+    let Some(notes) = driver.notes() else {
+        let mut append = driver.append(&upload).await.unwrap();
+        append.annotate("nowhere".into());
+        append.sync().await.unwrap();
+        assert_eq!(append.note(), None);
+        return;
+    };
+    let error = notes.look(&upload).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    notes.begin(&upload, "a\nnote".into()).await.unwrap();
+    let look = notes.look(&upload).await.unwrap();
+    assert_eq!((look.stat().size, &*look.note()), (0, &b"a\nnote"[..]));
+    let stale = notes.look(&upload).await.unwrap();
+
+    let mut append = look.open().await.unwrap();
+    let error = notes.look(&upload).await.unwrap().open().await.unwrap_err();
+    assert!(error.is_busy(), "{error}");
+    append.write(pattern(200_000, 1)).await.unwrap();
+    append.annotate("another".into());
+    append.sync().await.unwrap();
+    assert_eq!(append.note().unwrap(), "another");
+    append.write(pattern(10, 2)).await.unwrap();
+    append.annotate("of what is lost".into());
+    drop(append);
+    // Whoever looked before goes on from what was kept since.
+    let mut append = stale.open().await.unwrap();
+    assert_eq!(append.size(), 200_000);
+    assert_eq!(append.note().unwrap(), "another");
+    // Without bytes too, and where others are cut off.
+    append.annotate("of less".into());
+    append.truncate(0).await.unwrap();
+    append.sync().await.unwrap();
+    drop(append);
+    let look = notes.look(&upload).await.unwrap();
+    assert_eq!((look.stat().size, &*look.note()), (0, &b"of less"[..]));
+    let mut append = look.open().await.unwrap();
+    append.write(pattern(5, 3)).await.unwrap();
+    let to = child(&folder, "to");
+    append.publish(&to).await.unwrap();
+    drop(append);
+    assert_no_upload(&*driver, &upload).await;
+    let error = notes.look(&upload).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(read(&*driver, &to).await, pattern(5, 3));
 }
 
 /// Of several that open an upload one gets it, and the others are told to come back

@@ -1,7 +1,6 @@
-//! The driver for object stores on S3 servers
+//! What the driver for object stores asks of an S3 server, and makes of its answers
 //!
-//! With Python and its package `moto` (`REGISTRY_E2E_PYTHON` says which Python) they run on a
-//! server of their own. Without, they say so and pass, unless `REGISTRY_E2E` is `required`.
+//! Some of it needs moto: see `support`.
 
 #![cfg(feature = "object-stores")]
 
@@ -20,9 +19,9 @@ use registry_core::{Algorithm, Digest, RepositoryName};
 use registry_storage::bucket::{
     AzureOptions, Bucket, BucketOptions, ConnectOptions, GcsOptions, S3Encryption, S3Options,
 };
-use registry_storage::{Key, Objects, Store, Uploads, suite};
+use registry_storage::{Key, Objects, Store, Uploads};
 
-use self::support::{Moto, PART, call, open};
+use self::support::{Kind, PART, Server, call, open};
 
 fn key(text: &str) -> Key {
     Key::parse(text).unwrap()
@@ -47,21 +46,10 @@ fn body(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_of_s3_passes_the_suite() {
-    let Some(moto) = Moto::start() else { return };
-    let bucket = moto.bucket("suite", "some/root");
-    let capabilities = bucket.probe().await.unwrap();
-    assert!(capabilities.shares_uploads(), "{capabilities}");
-    let driver = Arc::new(bucket);
-    suite::run(driver.clone()).await;
-    let other = Arc::new(moto.open("suite", "some/root"));
-    suite::run_shared(driver.clone(), other.clone()).await;
-    suite::run_shared(other, driver).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn uploads_of_many_parts_go_on_in_another_process() {
-    let Some(moto) = Moto::start() else { return };
+    let Some(moto) = Server::start(Kind::Moto) else {
+        return;
+    };
     let bytes = pattern(3 * PART + 12_345);
     let digest = Digest::sha256(&bytes);
     let name = RepositoryName::try_from("team/app").unwrap();
@@ -119,7 +107,9 @@ async fn uploads_of_many_parts_go_on_in_another_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_large_is_copied_in_pieces_by_the_store() {
-    let Some(moto) = Moto::start() else { return };
+    let Some(moto) = Server::start(Kind::Moto) else {
+        return;
+    };
     let bucket = moto.bucket("copies", "a root");
     let bytes = pattern(3 * PART + 1);
     // What has a meaning in a URL is a name like any other.
@@ -135,7 +125,9 @@ async fn what_is_large_is_copied_in_pieces_by_the_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_digest_that_does_not_fit_leaves_no_blob() {
-    let Some(moto) = Moto::start() else { return };
+    let Some(moto) = Server::start(Kind::Moto) else {
+        return;
+    };
     let store = Store::new(Arc::new(moto.bucket("misses", "")));
     let name = RepositoryName::try_from("a").unwrap();
     let bytes = pattern(2 * PART + 1);
@@ -156,7 +148,9 @@ async fn a_digest_that_does_not_fit_leaves_no_blob() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_does_not_exist_is_no_absence() {
-    let Some(moto) = Moto::start() else { return };
+    let Some(moto) = Server::start(Kind::Moto) else {
+        return;
+    };
     let bucket = moto.open("nowhere", "");
     for error in [
         bucket.probe().await.unwrap_err(),
@@ -176,7 +170,9 @@ async fn a_bucket_that_does_not_exist_is_no_absence() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_url_is_good_for_whoever_has_it() {
-    let Some(moto) = Moto::start() else { return };
+    let Some(moto) = Server::start(Kind::Moto) else {
+        return;
+    };
     let bucket = moto.bucket("signed", "root");
     bucket.write(&key("a/b"), "hello".into()).await.unwrap();
     let (key, expiry) = (key("a/b"), Duration::from_secs(60));
@@ -193,13 +189,12 @@ async fn a_signed_url_is_good_for_whoever_has_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_down_fails_quickly_and_comes_back() {
-    let Some(mut moto) = Moto::start() else {
+    let Some(mut moto) = Server::start(Kind::Moto) else {
         return;
     };
     let bucket = moto.bucket("down", "");
     bucket.write(&key("a"), "x".into()).await.unwrap();
-    moto.server.kill().unwrap();
-    moto.server.wait().unwrap();
+    moto.stop();
     for _ in 0..10 {
         let error = bucket.read(&key("a"), 10).await.unwrap_err();
         assert!(error.is_transient(), "{error}");
@@ -215,7 +210,7 @@ async fn a_store_that_is_down_fails_quickly_and_comes_back() {
         "{:?}",
         began.elapsed()
     );
-    let Some(again) = Moto::start_at(moto.port) else {
+    let Some(again) = Server::start_at(Kind::Moto, moto.port) else {
         return;
     };
     let _other = again.bucket("down", "");

@@ -1,5 +1,7 @@
 //! What a purge of uploads removes, and what it leaves alone
 
+mod support;
+
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,11 +49,10 @@ fn key(repository: &str, id: &UploadId, file: &str) -> Key {
     }
 }
 
-/// Makes an upload begin some time ago, as its `startedat` says
+/// Makes an upload begin some time ago, as far as the driver keeps that
 async fn age<D: Driver>(driver: &D, repository: &str, id: &UploadId, age: Duration) {
     let started = jiff_text(SystemTime::now() - age);
-    let key = key(repository, id, "startedat");
-    driver.write(&key, started.into()).await.unwrap();
+    support::set_began(driver, &key(repository, id, ""), &started).await;
 }
 
 fn jiff_text(time: SystemTime) -> String {
@@ -93,6 +94,41 @@ macro_rules! on_every_driver {
             async fn $test() {
                 super::$test(std::sync::Arc::new(super::Memory::new())).await;
             })+
+        }
+        /// One after the other, on one server of each kind
+        #[cfg(feature = "object-stores")]
+        mod in_a_bucket {
+            use super::support::{Kind, Server};
+
+            async fn of(kind: Kind) {
+                let Some(server) = Server::start(kind) else { return };
+                $(
+                    eprintln!("{}", stringify!($test));
+                    let bucket = server.bucket("purge", stringify!($test));
+                    bucket.probe().await.unwrap();
+                    super::$test(std::sync::Arc::new(bucket)).await;
+                )+
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_moto() {
+                of(Kind::Moto).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_garage() {
+                of(Kind::Garage).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_localstack() {
+                of(Kind::LocalStack).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_azurite() {
+                of(Kind::Azurite).await;
+            }
         }
     };
 }

@@ -1,6 +1,5 @@
 //! The store's rules, on every driver of this crate
 
-#[cfg(feature = "object-stores")]
 mod support;
 
 use std::fmt::Debug;
@@ -34,15 +33,40 @@ macro_rules! on_every_driver {
             })+
             use std::sync::Arc;
         }
-        /// One after the other, on one S3 server
+        /// One after the other, on one server of each kind
         #[cfg(feature = "object-stores")]
-        #[tokio::test(flavor = "multi_thread")]
-        async fn in_a_bucket() {
-            let Some(moto) = support::Moto::start() else { return };
-            $(
-                eprintln!("{}", stringify!($test));
-                $test(Arc::new(moto.bucket("store", stringify!($test)))).await;
-            )+
+        mod in_a_bucket {
+            use super::support::{Kind, Server};
+
+            async fn of(kind: Kind) {
+                let Some(server) = Server::start(kind) else { return };
+                $(
+                    eprintln!("{}", stringify!($test));
+                    let bucket = server.bucket("store", stringify!($test));
+                    bucket.probe().await.unwrap();
+                    super::$test(std::sync::Arc::new(bucket)).await;
+                )+
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_moto() {
+                of(Kind::Moto).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_garage() {
+                of(Kind::Garage).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_localstack() {
+                of(Kind::LocalStack).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_azurite() {
+                of(Kind::Azurite).await;
+            }
         }
     };
 }
@@ -701,16 +725,12 @@ async fn an_old_upload_has_expired<D: Driver>(driver: Arc<D>) {
         .unwrap()
         .id();
     let folder = Key::parse(&format!("docker/registry/v2/repositories/a/_uploads/{id}")).unwrap();
-    let started = folder.child("startedat").unwrap();
     // As distribution writes it, and in the future, when two machines' clocks differ.
     for date in ["2999-01-01T00:00:00Z", "garbage", ""] {
-        driver.write(&started, date.into()).await.unwrap();
+        support::set_began(&*driver, &folder, date).await;
         store.open_upload(&name("a"), &id).await.unwrap();
     }
-    driver
-        .write(&started, "2019-03-22T23:22:10Z".into())
-        .await
-        .unwrap();
+    support::set_began(&*driver, &folder, "2019-03-22T23:22:10Z").await;
     assert!(matches!(
         store.open_upload(&name("a"), &id).await,
         Err(UploadError::Unknown { .. })

@@ -8,24 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use object_store::PutPayload;
-use object_store::path::Path;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::error::failed;
-use super::journal::{Journal, Multipart, Part, Point, Stored, Tail, beside};
+use super::journal::{Kept, Multipart, Part, Stored, beside, length};
 use super::{Inner, Lock, bytes};
 use crate::driver::{Append, ByteStream, Key};
 use crate::error::StorageError;
-
-/// After how many parts their size doubles
-const DOUBLING: usize = 1000;
-
-/// How often it does at most: with ten thousand parts, which is all that S3 takes
-const DOUBLINGS: usize = 9;
-
-/// The largest part that S3 takes
-const LARGEST_PART: u64 = 5 * 1024 * 1024 * 1024;
 
 /// An upload: its parts, the one under way, and what is gathered for the next
 pub(super) struct BucketAppend {
@@ -34,10 +24,12 @@ pub(super) struct BucketAppend {
     /// Shared with a part that is still under way when this is dropped
     lock: Arc<Lock>,
     /// What the journal says
-    journal: Journal,
+    kept: Kept,
     stored: Stored,
-    /// The point that the current content goes on from
-    base: Point,
+    /// What the current content goes on from
+    base: Base,
+    /// The note for the next journal, if it is another
+    note: Option<Bytes>,
     /// The parts that have arrived, of the stored upload or a new one
     multipart: Option<Multipart>,
     /// Whether the multipart upload becomes the final object; no journal knows of it then
@@ -45,8 +37,6 @@ pub(super) struct BucketAppend {
     running: Option<JoinHandle<Result<Part, StorageError>>>,
     /// How large the part under way is
     running_size: u64,
-    /// What follows the parts and is still in the store alone
-    tail: Option<Tail>,
     buffer: Vec<Bytes>,
     buffered: u64,
     /// Where the upload is to go
@@ -57,10 +47,29 @@ pub(super) struct BucketAppend {
     sealed: bool,
     /// Whether they are
     completed: bool,
-    /// Objects that the journal does not name any more
-    litter: Vec<String>,
     /// Why nothing more can be done
     ended: Option<&'static str>,
+}
+
+/// How far an upload had come when it was last kept, or as far as it was cut since
+#[derive(Default)]
+struct Base {
+    size: u64,
+    /// How many of the parts it has
+    parts: usize,
+    /// What follows them
+    tail: Vec<Bytes>,
+}
+
+impl Base {
+    fn of(kept: &Kept) -> Self {
+        let multipart = kept.journal.multipart.as_ref();
+        Self {
+            size: kept.journal.size,
+            parts: multipart.map_or(0, |multipart| multipart.parts.len()),
+            tail: kept.tail.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for BucketAppend {
@@ -76,25 +85,26 @@ impl fmt::Debug for BucketAppend {
 const GIVEN_UP: &str = "an earlier call failed or was given up; open the upload again";
 
 impl BucketAppend {
+    /// Opens an upload, and begins one if there is none and that is wanted
     pub(super) async fn open(
         inner: &Arc<Inner>,
         upload: &Key,
         create: bool,
     ) -> Result<Self, StorageError> {
-        let lock = Arc::new(Lock::take(inner, upload)?);
+        let lock = Lock::take(inner, upload)?;
         // Most uploads that may be created are not there yet. On a bucket without conditions
         // one has to look first.
         let mut opened = None;
         if create && inner.conditional.load(Ordering::Relaxed) {
-            opened = Self::begin(inner, upload).await?;
+            opened = Self::begin(inner, upload, Bytes::new()).await?;
         }
-        let (journal, stored) = match opened {
+        let (kept, stored) = match opened {
             Some(opened) => opened,
             None => match inner.read_journal(upload).await {
                 Err(StorageError::NotFound { .. })
                     if create && !inner.conditional.load(Ordering::Relaxed) =>
                 {
-                    match Self::begin(inner, upload).await? {
+                    match Self::begin(inner, upload, Bytes::new()).await? {
                         Some(opened) => opened,
                         None => inner.read_journal(upload).await?,
                     }
@@ -102,37 +112,50 @@ impl BucketAppend {
                 read => read?,
             },
         };
-        Ok(Self {
+        Ok(Self::of(inner, upload, lock, kept, stored))
+    }
+
+    /// Goes on from a journal that was read, which others may have replaced since
+    ///
+    /// Whether another process has shows when this one writes its own.
+    pub(super) fn of(
+        inner: &Arc<Inner>,
+        upload: &Key,
+        lock: Lock,
+        kept: Kept,
+        stored: Stored,
+    ) -> Self {
+        Self {
             inner: inner.clone(),
             key: upload.clone(),
-            lock,
-            base: journal.current.clone(),
-            multipart: journal.multipart.clone().map(|mut multipart| {
-                multipart.parts.truncate(journal.current.parts);
-                multipart
-            }),
+            lock: Arc::new(lock),
+            base: Base::of(&kept),
+            note: None,
+            multipart: kept.journal.multipart.clone(),
             aimed: None,
             running: None,
             running_size: 0,
-            tail: journal.current.tail.clone(),
-            buffer: Vec::new(),
-            buffered: 0,
+            buffered: length(&kept.tail),
+            buffer: kept.tail.clone(),
             target: None,
             dirty: false,
-            sealed: journal.current.sealed,
+            sealed: kept.journal.sealed,
             completed: false,
-            litter: Vec::new(),
             ended: None,
-            journal,
+            kept,
             stored,
-        })
+        }
     }
 
     /// Writes the journal of a new upload; `None` if there is one
-    async fn begin(inner: &Inner, upload: &Key) -> Result<Option<(Journal, Stored)>, StorageError> {
-        let journal = Journal::new(inner, None, Point::default(), None);
-        match inner.write_journal(upload, &journal, None).await {
-            Ok(stored) => Ok(Some((journal, stored))),
+    pub(super) async fn begin(
+        inner: &Inner,
+        upload: &Key,
+        note: Bytes,
+    ) -> Result<Option<(Kept, Stored)>, StorageError> {
+        let kept = Kept::new(inner, None, false, note, Vec::new());
+        match inner.write_journal(upload, &kept, None).await {
+            Ok(stored) => Ok(Some((kept, stored))),
             Err(StorageError::Busy { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -174,7 +197,7 @@ impl BucketAppend {
     }
 
     fn part_size(&self, part: usize) -> u64 {
-        (self.inner.part_size << (part / DOUBLING).min(DOUBLINGS)).min(LARGEST_PART)
+        self.inner.part_size_at(part)
     }
 
     /// Waits for the part under way
@@ -192,47 +215,6 @@ impl BucketAppend {
         if let Some(multipart) = &mut self.multipart {
             multipart.parts.push(part);
         }
-        Ok(())
-    }
-
-    /// Brings what follows the parts into memory
-    async fn load_tail(&mut self) -> Result<(), StorageError> {
-        let Some(tail) = self.tail.take() else {
-            return Ok(());
-        };
-        let key = Key::parse(&tail.key).map_err(|error| StorageError::Corrupt {
-            key: self.key.to_string(),
-            detail: error.to_string(),
-        })?;
-        let loaded = match self.inner.get(&key).await {
-            Ok(found) => found.bytes().await,
-            // Deleted with the upload, or replaced by someone who goes on with it.
-            Err(StorageError::NotFound { .. }) => {
-                let (found, _) = self.inner.read_journal(&self.key).await?;
-                return Err(match found == self.journal {
-                    true => StorageError::Corrupt {
-                        key: self.key.to_string(),
-                        detail: format!("its last bytes, expected in `{key}`, are missing"),
-                    },
-                    false => StorageError::Busy {
-                        key: self.key.to_string(),
-                        retry_after: super::error::RETRY_AFTER,
-                    },
-                });
-            }
-            Err(error) => return Err(error),
-        };
-        let mut loaded = loaded.map_err(|error| failed(self.key.as_str(), error))?;
-        if (loaded.len() as u64) < tail.size {
-            return Err(StorageError::Corrupt {
-                key: key.to_string(),
-                detail: format!("expected {} bytes, found {}", tail.size, loaded.len()),
-            });
-        }
-        // Below a length in memory.
-        loaded.truncate(tail.size as usize);
-        self.buffered = tail.size;
-        self.buffer = Vec::from([loaded]);
         Ok(())
     }
 
@@ -288,18 +270,16 @@ impl BucketAppend {
     }
 
     /// Writes a journal in the place of the one that was read
-    async fn record(&mut self, journal: Journal) -> Result<(), StorageError> {
-        let read = (&self.journal, &self.stored);
-        let written = self
+    async fn record(&mut self, sealed: bool, tail: Vec<Bytes>) -> Result<(), StorageError> {
+        let note = self.note.take().unwrap_or_else(|| self.kept.note.clone());
+        let kept = Kept::new(&self.inner, self.multipart.clone(), sealed, note, tail);
+        let read = (&self.kept, &self.stored);
+        self.stored = self
             .inner
-            .write_journal(&self.key, &journal, Some(read))
+            .write_journal(&self.key, &kept, Some(read))
             .await?;
-        self.stored = written;
-        let before = std::mem::replace(&mut self.journal, journal);
-        let needed: Vec<_> = self.journal.tails().collect();
-        let gone = before.tails().filter(|tail| !needed.contains(tail));
-        self.litter.extend(gone.map(str::to_owned));
-        self.base = self.journal.current.clone();
+        self.base = Base::of(&kept);
+        self.kept = kept;
         self.dirty = false;
         Ok(())
     }
@@ -315,15 +295,7 @@ impl BucketAppend {
         self.settle().await?;
         let size = self.size();
         if self.aimed.is_none() && !self.sealed {
-            let sealed = Point {
-                size,
-                parts: self.parts(),
-                tail: None,
-                sealed: true,
-            };
-            let previous = Some(self.base.clone());
-            let journal = Journal::new(&self.inner, self.multipart.clone(), sealed, previous);
-            self.record(journal).await?;
+            self.record(true, Vec::new()).await?;
             self.sealed = true;
         }
         let Some(multipart) = &self.multipart else {
@@ -383,10 +355,10 @@ impl BucketAppend {
             && let Some(multipart) = self.multipart.take()
         {
             self.inner.abort(&multipart).await;
-            self.buffer.clear();
-            self.buffered = 0;
-            // There were no parts before: see `aim`.
-            self.tail = self.base.tail.clone();
+            // There were no parts before: see `aim`. The note is of what is given up.
+            self.buffer = self.base.tail.clone();
+            self.buffered = length(&self.buffer);
+            self.note = None;
         }
         self.target = None;
     }
@@ -394,74 +366,33 @@ impl BucketAppend {
     async fn store(&mut self) -> Result<(), StorageError> {
         self.settle().await?;
         self.miss().await;
-        if !self.dirty {
+        if !self.dirty && self.note.is_none() {
             return Ok(());
         }
-        let tail = match (&self.tail, self.buffered) {
-            (Some(tail), _) => Some(tail.clone()),
-            (None, 0) => None,
-            (None, size) => {
-                let key = beside(&self.key, &format!("{}.tail", uuid::Uuid::new_v4()));
-                let payload = PutPayload::from_iter(self.buffer.iter().cloned());
-                self.inner.put(&key, payload).await?;
-                Some(Tail {
-                    key: key.to_string(),
-                    size,
-                })
-            }
-        };
-        let current = Point {
-            size: self.size(),
-            parts: self.parts(),
-            tail,
-            sealed: false,
-        };
-        // Parts beyond those of the point before were sent since, and replace others.
-        let previous = Some(Point {
-            sealed: false,
-            ..self.base.clone()
-        });
-        let journal = Journal::new(&self.inner, self.multipart.clone(), current, previous);
-        self.record(journal).await?;
-        let gone = self.paths(&self.litter);
-        if !gone.is_empty()
-            && let Err(error) = self.inner.remove(gone, self.key.as_str()).await
-        {
-            // It goes with the upload.
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(key = %self.key, error, "a part of an upload was left behind");
-        }
-        Ok(())
-    }
-
-    fn paths(&self, keys: &[String]) -> Vec<Path> {
-        keys.iter()
-            .filter_map(|key| self.inner.path(&Key::parse(key).ok()?).ok())
-            .collect()
+        self.record(self.sealed, self.buffer.clone()).await
     }
 
     /// Removes all that there is of the upload
     async fn clean_up(&mut self) -> Result<(), StorageError> {
-        let mut keys = std::mem::take(&mut self.litter);
+        let mut gone = vec![self.inner.journal_path(&self.key)?];
         let own = self.multipart.as_ref();
-        let other = self.journal.multipart.as_ref();
+        let other = self.kept.journal.multipart.as_ref();
         let other = other.filter(|other| own.is_none_or(|own| !own.is(other)));
         for multipart in own.into_iter().chain(other) {
             let is_own = own.is_some_and(|own| own.is(multipart));
             match is_own && self.completed {
                 false => self.inner.abort(multipart).await,
-                true if self.aimed.is_none() => keys.push(multipart.key.clone()),
+                true if self.aimed.is_none() => {
+                    let key = Key::parse(&multipart.key).ok();
+                    gone.extend(key.and_then(|key| self.inner.path(&key).ok()));
+                }
                 true => {}
             }
         }
-        keys.extend(self.journal.tails().map(str::to_owned));
-        let mut gone = vec![self.inner.journal_path(&self.key)?];
-        gone.extend(self.paths(&keys));
         self.inner.remove(gone, self.key.as_str()).await
     }
 
     async fn finish(&mut self, to: &Key) -> Result<(), StorageError> {
-        self.load_tail().await?;
         self.settle().await?;
         if self.parts() == 0 {
             let payload = PutPayload::from_iter(self.buffer.iter().cloned());
@@ -484,7 +415,7 @@ impl BucketAppend {
             return Err(self.cannot_cut(size));
         }
         if size == 0 {
-            self.base = Point::default();
+            self.base = Base::default();
             match &mut self.multipart {
                 // Parts are sent again under the same numbers.
                 Some(multipart) if !self.sealed && self.aimed.is_none() => {
@@ -493,48 +424,29 @@ impl BucketAppend {
                 multipart => *multipart = None,
             }
             (self.sealed, self.completed) = (false, false);
-            self.tail = None;
             self.buffer.clear();
             self.buffered = 0;
-        } else if size >= sent {
-            match &mut self.tail {
-                Some(tail) => tail.size = size - sent,
-                None => {
-                    take_back(&mut self.buffer, size - sent);
-                    self.buffered = size - sent;
-                }
-            }
-            if size < self.base.size {
-                self.base.size = size;
-                match &mut self.base.tail {
-                    Some(tail) if size > sent => tail.size = size - sent,
-                    tail => *tail = None,
-                }
-            }
         } else {
-            let points = [Some(&self.base), self.journal.previous.as_ref()];
-            let point = points.into_iter().flatten().find(|point| {
-                let multipart = self.multipart.as_ref();
-                let parts = multipart.map_or(0, |multipart| multipart.size(point.parts));
-                (parts..=point.size).contains(&size)
-            });
-            let Some(mut point) = point.cloned() else {
+            let multipart = self.multipart.as_ref();
+            let kept = multipart.map_or(0, |multipart| multipart.size(self.base.parts));
+            let in_base = (kept..=self.base.size).contains(&size);
+            if size < sent && !in_base {
                 return Err(self.cannot_cut(size));
-            };
-            let mut parts = 0;
-            if let Some(multipart) = &mut self.multipart {
-                multipart.parts.truncate(point.parts);
-                parts = multipart.size(usize::MAX);
             }
-            point.size = size;
-            match &mut point.tail {
-                Some(tail) if size > parts => tail.size = size - parts,
-                tail => *tail = None,
+            if in_base {
+                take_back(&mut self.base.tail, size - kept);
+                self.base.size = size;
             }
-            self.tail = point.tail.clone();
-            self.buffer.clear();
-            self.buffered = 0;
-            self.base = point;
+            if size >= sent {
+                take_back(&mut self.buffer, size - sent);
+                self.buffered = size - sent;
+            } else {
+                if let Some(multipart) = &mut self.multipart {
+                    multipart.parts.truncate(self.base.parts);
+                }
+                self.buffer = self.base.tail.clone();
+                self.buffered = length(&self.buffer);
+            }
         }
         self.dirty = true;
         Ok(())
@@ -555,8 +467,7 @@ impl BucketAppend {
 #[async_trait]
 impl Append for BucketAppend {
     fn size(&self) -> u64 {
-        let tail = self.tail.as_ref().map_or(0, |tail| tail.size);
-        self.sent() + self.running_size + tail + self.buffered
+        self.sent() + self.running_size + self.buffered
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
@@ -568,7 +479,6 @@ impl Append for BucketAppend {
         if self.sealed {
             return Err(self.failure("the upload was about to end, and takes no more"));
         }
-        self.load_tail().await?;
         self.dirty = true;
         self.buffered += bytes.len() as u64;
         self.buffer.push(bytes);
@@ -590,6 +500,14 @@ impl Append for BucketAppend {
         if self.multipart.is_none() && !self.inner.faces.parts_by_key {
             self.target = Some(to.clone());
         }
+    }
+
+    fn note(&self) -> Option<Bytes> {
+        Some(self.note.as_ref().unwrap_or(&self.kept.note).clone())
+    }
+
+    fn annotate(&mut self, note: Bytes) {
+        self.note = Some(note);
     }
 
     fn checkpoint(&self) -> Option<u64> {
@@ -623,7 +541,6 @@ impl Append for BucketAppend {
 
     async fn content(&mut self) -> Result<ByteStream, StorageError> {
         self.start()?;
-        self.load_tail().await?;
         self.settle().await?;
         let content = if self.parts() == 0 {
             let pieces = self.buffer.clone().into_iter();
@@ -651,7 +568,7 @@ impl Append for BucketAppend {
 
 impl Drop for BucketAppend {
     fn drop(&mut self) {
-        let journalled = self.journal.multipart.as_ref();
+        let journalled = self.kept.journal.multipart.as_ref();
         let Some(multipart) = self.multipart.take() else {
             return;
         };

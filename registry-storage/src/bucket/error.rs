@@ -48,8 +48,34 @@ pub(super) fn failed(key: &str, error: Answer) -> StorageError {
                 .into(),
         };
     }
+    // Signatures are of their time.
+    for (code, advice) in [
+        (
+            "RequestTimeTooSkewed",
+            "the clock of this machine and that of the object store differ too much; set them right",
+        ),
+        (
+            "ExpiredToken",
+            "the credentials for the object store have expired; give the registry new ones",
+        ),
+    ] {
+        if text.contains(code) {
+            return StorageError::Denied {
+                key,
+                source: format!("{advice} ({error})").into(),
+            };
+        }
+    }
     if text.contains("QuotaExceeded") || text.contains("507 Insufficient Storage") {
         return StorageError::Full { key };
+    }
+    // Of some calls object_store does not tell these from other failures.
+    let refused = ["status code: 401", "status code: 403"];
+    if refused.iter().any(|status| text.contains(status)) {
+        return StorageError::Denied {
+            key,
+            source: error.into(),
+        };
     }
     match error {
         Answer::NotFound { .. } => StorageError::NotFound { key },
@@ -93,7 +119,7 @@ mod tests {
             source: "<Code>NoSuchBucket</Code>".into(),
         };
         type Is = fn(&StorageError) -> bool;
-        let table: [(Answer, Is); 9] = [
+        let table: [(Answer, Is); 12] = [
             (
                 Answer::NotFound {
                     path: path(),
@@ -136,6 +162,18 @@ mod tests {
             ),
             (generic("connection refused"), StorageError::is_transient),
             (generic("<Code>QuotaExceeded</Code>"), StorageError::is_full),
+            (
+                generic("returned non-2xx status code: 403 Forbidden"),
+                StorageError::is_denied,
+            ),
+            (
+                generic("403 <Code>RequestTimeTooSkewed</Code>"),
+                StorageError::is_denied,
+            ),
+            (
+                generic("400 <Code>ExpiredToken</Code>"),
+                StorageError::is_denied,
+            ),
         ];
         for (answer, is_kind) in table {
             let text = answer.to_string();

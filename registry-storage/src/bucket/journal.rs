@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use object_store::multipart::PartId;
-use object_store::{Error as Answer, PutMode, PutOptions, UpdateVersion};
+use object_store::{Error as Answer, PutMode, PutOptions, PutPayload, UpdateVersion};
 use serde::{Deserialize, Serialize};
 
 use super::error::{RETRY_AFTER, failed};
@@ -18,10 +19,12 @@ const VERSION: u32 = 1;
 /// What a journal's key has after the upload's
 const SUFFIX: &str = ".upload";
 
-/// The most that a journal of ten thousand parts may have
+/// The most that the line of ten thousand parts may have
 const LIMIT: u64 = 16 * 1024 * 1024;
 
-/// The object that says of what an upload consists
+/// What says of what an upload consists
+///
+/// In its object a line of JSON is followed by the note and by what comes after the parts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Journal {
     version: u32,
@@ -31,10 +34,12 @@ pub(super) struct Journal {
     writer: String,
     /// Where the parts are, if there are any
     pub(super) multipart: Option<Multipart>,
-    /// What was synced last
-    pub(super) current: Point,
-    /// What was synced before, to which an upload goes back if its hash was not saved since
-    pub(super) previous: Option<Point>,
+    /// How many bytes the upload has in all
+    pub(super) size: u64,
+    /// Whether its multipart upload is completed, or about to be
+    pub(super) sealed: bool,
+    /// How long the note is
+    note: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,24 +56,13 @@ pub(super) struct Part {
     pub(super) size: u64,
 }
 
-/// How far an upload had come at some time
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Point {
-    pub(super) size: u64,
-    /// How many of the parts it has
-    pub(super) parts: usize,
-    pub(super) tail: Option<Tail>,
-    /// Whether its multipart upload is completed, or about to be
-    #[serde(default)]
-    pub(super) sealed: bool,
-}
-
-/// What comes after the parts
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Tail {
-    pub(super) key: String,
-    /// How many of its bytes count
-    pub(super) size: u64,
+/// All that a journal's object has
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Kept {
+    pub(super) journal: Journal,
+    pub(super) note: Bytes,
+    /// What comes after the parts
+    pub(super) tail: Vec<Bytes>,
 }
 
 /// The version of a journal in the store
@@ -97,44 +91,86 @@ impl Multipart {
 }
 
 impl Journal {
-    pub(super) fn new(
-        inner: &Inner,
-        multipart: Option<Multipart>,
-        current: Point,
-        previous: Option<Point>,
-    ) -> Self {
-        Self {
-            version: VERSION,
-            revision: uuid::Uuid::new_v4().to_string(),
-            writer: inner.writer.clone(),
-            multipart,
-            current,
-            previous,
-        }
-    }
-
     /// The upload whose journal has this key
     pub(super) fn upload_of(key: &str) -> Option<Key> {
         Key::parse(key.strip_suffix(SUFFIX)?).ok()
     }
+}
 
-    /// The keys of all tails that it names
-    pub(super) fn tails(&self) -> impl Iterator<Item = &str> {
-        let points = std::iter::once(&self.current).chain(&self.previous);
-        points.filter_map(|point| Some(&*point.tail.as_ref()?.key))
+impl Kept {
+    pub(super) fn new(
+        inner: &Inner,
+        multipart: Option<Multipart>,
+        sealed: bool,
+        note: Bytes,
+        tail: Vec<Bytes>,
+    ) -> Self {
+        let parts = multipart
+            .as_ref()
+            .map_or(0, |multipart| multipart.size(usize::MAX));
+        Self {
+            journal: Journal {
+                version: VERSION,
+                revision: uuid::Uuid::new_v4().to_string(),
+                writer: inner.writer.clone(),
+                size: parts + length(&tail),
+                multipart,
+                sealed,
+                note: note.len(),
+            },
+            note,
+            tail,
+        }
     }
 
-    /// Whether what it says of sizes agrees
-    fn is_consistent(&self) -> bool {
-        let fits = |point: &Point| {
-            let parts = self.multipart.as_ref();
-            point.parts <= parts.map_or(0, |multipart| multipart.parts.len())
-                && point.size
-                    == parts.map_or(0, |multipart| multipart.size(point.parts))
-                        + point.tail.as_ref().map_or(0, |tail| tail.size)
+    /// The bytes of its object
+    fn encode(&self) -> Result<PutPayload, serde_json::Error> {
+        let mut line = serde_json::to_vec(&self.journal)?;
+        line.push(b'\n');
+        let head = [line.into(), self.note.clone()];
+        Ok(PutPayload::from_iter(
+            head.into_iter().chain(self.tail.iter().cloned()),
+        ))
+    }
+
+    /// What the bytes of an object say, or why they are no journal
+    fn decode(bytes: &Bytes) -> Result<Self, String> {
+        // There is none in JSON that was written without spaces.
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = end.ok_or("expected the journal of an upload: there is no line")?;
+        let journal: Journal = serde_json::from_slice(&bytes[..end])
+            .map_err(|error| format!("expected the journal of an upload: {error}"))?;
+        if journal.version != VERSION {
+            return Err(format!(
+                "expected a journal of version {VERSION}, found {}; a newer registry wrote it",
+                journal.version
+            ));
+        }
+        let rest = bytes.slice(end + 1..);
+        let parts = journal
+            .multipart
+            .as_ref()
+            .map_or(0, |multipart| multipart.size(usize::MAX));
+        let expected = journal.size.checked_sub(parts);
+        if rest.len().checked_sub(journal.note).map(|size| size as u64) != expected {
+            return Err("its journal contradicts itself".to_owned());
+        }
+        let (note, tail) = (rest.slice(..journal.note), rest.slice(journal.note..));
+        let tail = match tail.is_empty() {
+            true => Vec::new(),
+            false => vec![tail],
         };
-        fits(&self.current) && self.previous.as_ref().is_none_or(fits)
+        Ok(Self {
+            journal,
+            note,
+            tail,
+        })
     }
+}
+
+/// How many bytes there are in all
+pub(super) fn length(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// The key of an object that belongs to an upload
@@ -149,10 +185,7 @@ fn journal_key(upload: &Key) -> Key {
 }
 
 impl Inner {
-    pub(super) async fn read_journal(
-        &self,
-        upload: &Key,
-    ) -> Result<(Journal, Stored), StorageError> {
+    pub(super) async fn read_journal(&self, upload: &Key) -> Result<(Kept, Stored), StorageError> {
         let corrupt = |detail: String| StorageError::Corrupt {
             key: upload.to_string(),
             detail,
@@ -166,10 +199,11 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        if found.meta.size > LIMIT {
+        let limit = LIMIT + self.largest_tail();
+        if found.meta.size > limit {
             let size = found.meta.size;
             return Err(corrupt(format!(
-                "expected a journal of at most {LIMIT} bytes, found {size}"
+                "expected a journal of at most {limit} bytes, found {size}"
             )));
         }
         let stored = Stored {
@@ -181,19 +215,8 @@ impl Inner {
         };
         let bytes = found.bytes().await;
         let bytes = bytes.map_err(|error| failed(upload.as_str(), error))?;
-        let journal: Journal = serde_json::from_slice(&bytes)
-            .map_err(|error| corrupt(format!("expected the journal of an upload: {error}")))?;
-        if journal.version != VERSION {
-            let version = journal.version;
-            return Err(corrupt(format!(
-                "expected a journal of version {VERSION}, found {version}; a newer registry \
-                 wrote it"
-            )));
-        }
-        if !journal.is_consistent() {
-            return Err(corrupt("its journal contradicts itself".to_owned()));
-        }
-        if !self.conditional.load(Ordering::Relaxed) && journal.writer != self.writer {
+        let kept = Kept::decode(&bytes).map_err(corrupt)?;
+        if !self.conditional.load(Ordering::Relaxed) && kept.journal.writer != self.writer {
             return Err(StorageError::Transient {
                 key: upload.to_string(),
                 source: "this bucket ignores conditions of a write, so that an upload can go on \
@@ -202,7 +225,7 @@ impl Inner {
                     .into(),
             });
         }
-        Ok((journal, stored))
+        Ok((kept, stored))
     }
 
     /// Writes a journal if there is still the one that was read, or none if none was
@@ -214,8 +237,8 @@ impl Inner {
     pub(super) async fn write_journal(
         &self,
         upload: &Key,
-        journal: &Journal,
-        read: Option<(&Journal, &Stored)>,
+        kept: &Kept,
+        read: Option<(&Kept, &Stored)>,
     ) -> Result<Stored, StorageError> {
         let key = journal_key(upload);
         let busy = || StorageError::Busy {
@@ -226,7 +249,8 @@ impl Inner {
             _ if !self.conditional.load(Ordering::Relaxed) => {
                 // Nobody else writes it, as far as reading can tell, but it may be deleted.
                 if let Some((expected, _)) = read
-                    && self.read_journal(upload).await?.0.revision != expected.revision
+                    && self.read_journal(upload).await?.0.journal.revision
+                        != expected.journal.revision
                 {
                     return Err(busy());
                 }
@@ -235,16 +259,13 @@ impl Inner {
             Some((_, stored)) => PutMode::Update(stored.version.clone()),
             None => PutMode::Create,
         };
-        let text = serde_json::to_vec(journal).map_err(|error| StorageError::Transient {
+        let object = kept.encode().map_err(|error| StorageError::Transient {
             key: upload.to_string(),
             source: error.into(),
         })?;
         let path = self.path(&key)?;
-        let put = self
-            .faces
-            .objects
-            .put_opts(&path, text.into(), PutOptions::from(mode))
-            .await;
+        let options = PutOptions::from(mode);
+        let put = self.faces.objects.put_opts(&path, object, options).await;
         match put {
             Ok(put) => {
                 self.saw();
@@ -260,7 +281,7 @@ impl Inner {
             ) => {
                 // Perhaps it is our own, and the answer to the first attempt was lost.
                 let (found, stored) = self.read_journal(upload).await?;
-                if found.revision == journal.revision {
+                if found.journal.revision == kept.journal.revision {
                     return Ok(stored);
                 }
                 Err(busy())
@@ -272,7 +293,7 @@ impl Inner {
     /// Drops the parts of an upload that is about to be deleted
     pub(super) async fn abort_upload(&self, upload: &Key) -> Result<(), StorageError> {
         let journal = match self.read_journal(upload).await {
-            Ok((journal, _)) => journal,
+            Ok((kept, _)) => kept.journal,
             // What is no journal has no parts that could be found.
             Err(error) if error.is_not_found() || error.is_corrupt() => return Ok(()),
             // Another process's, which can still be deleted.
@@ -321,41 +342,62 @@ impl Inner {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_journal_that_contradicts_itself_is_found_out() {
+    fn kept(note: &'static str, tail: &'static str) -> Kept {
         let part = |size| Part {
             id: "x".to_owned(),
             size,
         };
-        let tail = |size| {
-            Some(Tail {
-                key: "t".to_owned(),
-                size,
-            })
-        };
-        let point = |size, parts, tail| Point {
-            size,
-            parts,
-            tail,
-            sealed: false,
-        };
-        let journal = |current, previous| Journal {
-            version: VERSION,
-            revision: String::new(),
-            writer: String::new(),
-            multipart: Some(Multipart {
-                key: "k".to_owned(),
-                id: "i".to_owned(),
-                parts: vec![part(10), part(20)],
-            }),
-            current,
-            previous,
-        };
-        assert!(journal(point(33, 2, tail(3)), None).is_consistent());
-        assert!(journal(point(30, 2, None), Some(point(10, 1, None))).is_consistent());
-        assert!(!journal(point(33, 2, None), None).is_consistent());
-        assert!(!journal(point(33, 3, tail(3)), None).is_consistent());
-        assert!(!journal(point(30, 2, None), Some(point(11, 1, None))).is_consistent());
+        Kept {
+            journal: Journal {
+                version: VERSION,
+                revision: String::new(),
+                writer: "a\nb".to_owned(),
+                multipart: Some(Multipart {
+                    key: "k".to_owned(),
+                    id: "i".to_owned(),
+                    parts: vec![part(10), part(20)],
+                }),
+                size: 30 + tail.len() as u64,
+                sealed: false,
+                note: note.len(),
+            },
+            note: note.into(),
+            tail: match tail {
+                "" => Vec::new(),
+                tail => vec![tail.into()],
+            },
+        }
+    }
+
+    fn encoded(kept: &Kept) -> Bytes {
+        kept.encode().unwrap().into()
+    }
+
+    #[test]
+    fn a_journal_has_its_note_and_tail() {
+        for kept in [kept("", ""), kept("a\nnote", ""), kept("note", "\ntail")] {
+            assert_eq!(Kept::decode(&encoded(&kept)).unwrap(), kept);
+        }
+    }
+
+    #[test]
+    fn a_journal_that_contradicts_itself_is_found_out() {
+        let whole = encoded(&kept("note", "tail"));
+        for bytes in [
+            whole.slice(..whole.len() - 1),
+            [&whole[..], b"x"].concat().into(),
+            whole.slice(..whole.len() - 6),
+        ] {
+            let error = Kept::decode(&bytes).unwrap_err();
+            assert_eq!(error, "its journal contradicts itself");
+        }
+        let mut newer = kept("", "");
+        newer.journal.version += 1;
+        let error = Kept::decode(&encoded(&newer)).unwrap_err();
+        assert!(error.contains("newer registry"), "{error}");
+        for bytes in ["", "{}", "{}\n", "x\n"] {
+            Kept::decode(&bytes.into()).unwrap_err();
+        }
     }
 
     #[test]

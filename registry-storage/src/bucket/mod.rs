@@ -22,6 +22,7 @@ mod tests;
 mod written;
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -42,8 +43,8 @@ use registry_core::range::ByteRange;
 
 use self::append::BucketAppend;
 use self::error::failed;
-use self::journal::Journal;
-use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
+use self::journal::{Journal, Kept, Stored};
+use crate::driver::{Append, ByteStream, Entry, Key, Look, Notes, Objects, Stat, Uploads};
 use crate::error::StorageError;
 
 pub use self::error::BucketError;
@@ -60,6 +61,18 @@ const PART_SIZES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=512 * 1024 *
 /// What S3 copies in one call, and as one piece
 const COPY_THRESHOLDS: std::ops::RangeInclusive<u64> = 0..=5 * 1024 * 1024 * 1024;
 const COPY_PIECES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=5 * 1024 * 1024 * 1024;
+
+/// After how many parts their size doubles
+const DOUBLING: usize = 1000;
+
+/// How often it does at most: with ten thousand parts, which is all that S3 takes
+const DOUBLINGS: usize = 9;
+
+/// The largest part that S3 takes
+const LARGEST_PART: u64 = 5 * 1024 * 1024 * 1024;
+
+/// In how many groups uploads are told apart, to see whether one was opened by another meanwhile
+const TURNS: usize = 1024;
 
 /// What is the same for all object stores
 ///
@@ -120,8 +133,8 @@ impl Default for BucketOptions {
 /// # Uploads
 ///
 /// Beside the key of an upload there are objects whose names begin with its own: a journal,
-/// `.upload`, which says what belongs to it; a tail, for what is less than a part; and, once
-/// there is more than a part, what a multipart upload is to become. A journal is replaced only
+/// `.upload`, which says what belongs to it, and has its note and what is less than a part; and,
+/// once there is more than a part, what a multipart upload is to become. A journal is replaced only
 /// if it is still the one that was read, so of two processes that go on with one upload one is
 /// told that it is [`StorageError::Busy`]. What is published was copied by the store itself, or
 /// went to its place part by part if that was known in time: see [`Append::aim`].
@@ -184,6 +197,8 @@ struct Inner {
     conditional: AtomicBool,
     /// The uploads that someone in this process has open
     open: Mutex<HashSet<Key>>,
+    /// How often uploads were opened or deleted in this process, in groups of uploads
+    turns: Box<[AtomicU64]>,
     began: Instant,
     /// When the bucket last showed that it is there, in milliseconds since `began`, from 1
     seen: AtomicU64,
@@ -253,6 +268,7 @@ impl Bucket {
                 writer: uuid::Uuid::new_v4().to_string(),
                 conditional: AtomicBool::new(true),
                 open: Mutex::default(),
+                turns: (0..TURNS).map(|_| AtomicU64::new(0)).collect(),
                 began: Instant::now(),
                 seen: AtomicU64::new(0),
             }),
@@ -305,6 +321,23 @@ impl Bucket {
 }
 
 impl Inner {
+    /// How large a part is, by how many there are before it
+    fn part_size_at(&self, part: usize) -> u64 {
+        (self.part_size << (part / DOUBLING).min(DOUBLINGS)).min(LARGEST_PART)
+    }
+
+    /// More than ever follows the parts
+    fn largest_tail(&self) -> u64 {
+        self.part_size_at(usize::MAX)
+    }
+
+    /// How often an upload, or another of its group, was opened or deleted in this process
+    fn turn(&self, upload: &Key) -> &AtomicU64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        upload.hash(&mut hasher);
+        &self.turns[hasher.finish() as usize % self.turns.len()]
+    }
+
     /// A key as the store has it
     fn path(&self, key: &Key) -> Result<Path, StorageError> {
         let text = match self.root.as_ref() {
@@ -537,6 +570,8 @@ impl Objects for Bucket {
                 .strip_prefix(&prefix)
                 .and_then(Journal::upload_of);
             if let Some(upload) = journal {
+                // Who has read it already looks again.
+                self.inner.turn(&upload).fetch_add(1, Ordering::SeqCst);
                 self.inner.abort_upload(&upload).await?;
             }
         }
@@ -609,8 +644,79 @@ impl Uploads for Bucket {
     }
 
     async fn progress(&self, upload: &Key) -> Result<Stat, StorageError> {
-        let (journal, stored) = self.inner.read_journal(upload).await?;
-        Ok(Stat::new(journal.current.size, stored.modified))
+        let (kept, stored) = self.inner.read_journal(upload).await?;
+        Ok(Stat::new(kept.journal.size, stored.modified))
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Notes for Bucket {
+    async fn begin(&self, upload: &Key, note: Bytes) -> Result<(), StorageError> {
+        match BucketAppend::begin(&self.inner, upload, note).await? {
+            Some(_) => Ok(()),
+            None => Err(StorageError::Busy {
+                key: upload.to_string(),
+                retry_after: error::RETRY_AFTER,
+            }),
+        }
+    }
+
+    async fn look(&self, upload: &Key) -> Result<Box<dyn Look>, StorageError> {
+        let turn = self.inner.turn(upload).load(Ordering::SeqCst);
+        let (kept, stored) = self.inner.read_journal(upload).await?;
+        Ok(Box::new(BucketLook {
+            inner: self.inner.clone(),
+            upload: upload.clone(),
+            turn,
+            kept,
+            stored,
+        }))
+    }
+}
+
+/// A journal that was read
+struct BucketLook {
+    inner: Arc<Inner>,
+    upload: Key,
+    /// The upload's turn before
+    turn: u64,
+    kept: Kept,
+    stored: Stored,
+}
+
+impl std::fmt::Debug for BucketLook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BucketLook")
+            .field("upload", &self.upload)
+            .field("size", &self.kept.journal.size)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Look for BucketLook {
+    fn stat(&self) -> Stat {
+        Stat::new(self.kept.journal.size, self.stored.modified)
+    }
+
+    fn note(&self) -> Bytes {
+        self.kept.note.clone()
+    }
+
+    async fn open(self: Box<Self>) -> Result<Box<dyn Append>, StorageError> {
+        let lock = Lock::take(&self.inner, &self.upload)?;
+        // Of those in this process, only who has just taken the lock may have opened it since.
+        let seen = self.turn + 1;
+        let (kept, stored) = match self.inner.turn(&self.upload).load(Ordering::SeqCst) {
+            turn if turn == seen => (self.kept, self.stored),
+            _ => self.inner.read_journal(&self.upload).await?,
+        };
+        let append = BucketAppend::of(&self.inner, &self.upload, lock, kept, stored);
+        Ok(Box::new(append))
     }
 }
 
@@ -630,6 +736,7 @@ impl Lock {
                 retry_after: error::RETRY_AFTER,
             });
         }
+        inner.turn(key).fetch_add(1, Ordering::SeqCst);
         Ok(Self {
             inner: inner.clone(),
             key: key.clone(),

@@ -98,6 +98,7 @@ impl Bucket {
         inner
             .conditional
             .store(capabilities.shares_uploads(), Ordering::Relaxed);
+        inner.saw();
         Ok(capabilities)
     }
 }

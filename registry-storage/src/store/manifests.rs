@@ -105,17 +105,20 @@ impl Store {
         let Some(digest) = digest else {
             return Err(self.manifest_unknown(name, reference).await);
         };
-        if self
-            .read_link(&layout::revision_link(name, &digest))
-            .await?
-            != Some(digest)
-        {
+        let link = layout::revision_link(name, &digest);
+        if let Some(manifest) = self.inner.manifests.get(&digest) {
+            return match self.read_link(&link).await? == Some(digest) {
+                true => Ok(manifest),
+                false => Err(self.manifest_unknown(name, reference).await),
+            };
+        }
+        // Both at once: each takes a while on a network.
+        let (link, bytes) =
+            futures::join!(self.read_link(&link), self.read_manifest_bytes(&digest));
+        if link? != Some(digest) {
             return Err(self.manifest_unknown(name, reference).await);
         }
-        if let Some(manifest) = self.inner.manifests.get(&digest) {
-            return Ok(manifest);
-        }
-        let bytes = match self.read_manifest_bytes(&digest).await {
+        let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(StorageError::NotFound { .. }) => {
                 tracing::error!(%name, %digest, "a manifest is linked and its bytes are gone; push it again");
@@ -153,7 +156,10 @@ impl Store {
         digest: Digest,
         tags: &[Tag],
     ) -> Result<(), PutManifestError> {
-        let missing = self.missing_dependencies(name, manifest).await?;
+        let (seen, others): (Vec<_>, Vec<_>) = required(manifest)
+            .into_iter()
+            .partition(|dependency| self.was_seen(name, dependency));
+        let missing = self.missing_of(name, others.clone(), true).await?;
         if !missing.is_empty() {
             return Err(PutManifestError::Missing(missing));
         }
@@ -180,8 +186,13 @@ impl Store {
 
         // A blob may have been deleted since it was looked for. Its deleter removes the link
         // and then looks for manifests; here the manifest's link is written and then the blobs
-        // are looked for: at least one of the two sees the other.
-        let missing = self.missing_dependencies(name, manifest).await?;
+        // are looked for: at least one of the two sees the other. What this process has seen
+        // lately is looked for here alone.
+        let (missing, gone) = futures::try_join!(
+            self.missing_of(name, seen, true),
+            self.missing_of(name, others, false)
+        )?;
+        let missing = [missing, gone].concat();
         if !missing.is_empty() {
             if !known {
                 self.delete_if_present(&link).await?;
@@ -338,21 +349,29 @@ impl Store {
             .await
     }
 
-    async fn missing_dependencies(
+    /// Whether this process saw the blob in the repository lately
+    fn was_seen(&self, name: &RepositoryName, dependency: &Dependency) -> bool {
+        let DescriptorDigest::Known(digest) = &dependency.descriptor.digest else {
+            return false;
+        };
+        let names = self.inner.sources.get(digest);
+        dependency.role != Role::Manifest && names.is_some_and(|names| names.contains(name))
+    }
+
+    /// Those of the dependencies that the repository lacks
+    ///
+    /// Without `bytes`, only whether it has links to them is looked at.
+    async fn missing_of(
         &self,
         name: &RepositoryName,
-        manifest: &Manifest,
+        dependencies: Vec<Dependency>,
+        bytes: bool,
     ) -> Result<Vec<MissingDependency>, StorageError> {
-        let mut wanted = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        for dependency in manifest.dependencies() {
-            if dependency.must_exist() && seen.insert(dependency.descriptor.digest.to_string()) {
-                wanted.push(dependency.clone());
-            }
-        }
         // `buffered`, not `buffer_unordered`: errors stand in the manifest's own order.
-        stream::iter(wanted)
-            .map(|dependency| async move { self.missing_dependency(name, &dependency).await })
+        stream::iter(dependencies)
+            .map(
+                |dependency| async move { self.missing_dependency(name, &dependency, bytes).await },
+            )
             .buffered(CONCURRENCY)
             .try_filter_map(|missing| async move { Ok(missing) })
             .try_collect()
@@ -363,6 +382,7 @@ impl Store {
         &self,
         name: &RepositoryName,
         dependency: &Dependency,
+        bytes: bool,
     ) -> Result<Option<MissingDependency>, StorageError> {
         let descriptor = &dependency.descriptor;
         let missing = |reason: String| {
@@ -392,6 +412,9 @@ impl Store {
                 "is not in repository `{name}`; push it before the manifest that refers to it"
             ));
         }
+        if !bytes {
+            return Ok(None);
+        }
         let Some(size) = self.blob_size(digest).await? else {
             return missing("is not in this registry any more; push it again".to_owned());
         };
@@ -406,4 +429,16 @@ impl Store {
             descriptor.size
         ))
     }
+}
+
+/// What must be there before the manifest, each once
+fn required(manifest: &Manifest) -> Vec<Dependency> {
+    let mut seen = std::collections::HashSet::new();
+    manifest
+        .dependencies()
+        .iter()
+        .filter(|dependency| dependency.must_exist())
+        .filter(|dependency| seen.insert(dependency.descriptor.digest.to_string()))
+        .cloned()
+        .collect()
 }

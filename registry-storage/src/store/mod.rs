@@ -8,6 +8,7 @@ mod blobs;
 mod lists;
 mod manifest_cache;
 mod manifests;
+mod note;
 mod purge;
 mod reach;
 mod referrers;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use registry_core::upload::UploadId;
 use registry_core::{Algorithm, RepositoryName};
 
+use super::note::Note;
 use super::{SMALL_READ_LIMIT, Store};
 use crate::driver::{Append, Key};
 use crate::error::StorageError;
@@ -109,8 +110,10 @@ pub struct PurgedUpload {
 /// What is known of a session without opening it
 struct Found {
     started: SystemTime,
-    /// Whether `startedat` is there
+    /// Whether it says when it began
     is_session: bool,
+    /// Whether it does so in a `startedat`, apart from the bytes
+    is_apart: bool,
     /// The size of the data, if there is any
     data: Option<u64>,
     /// When anything was written last
@@ -291,8 +294,10 @@ impl Store {
             Some(_) => return Ok(Outcome::InUse),
             None => return Ok(Outcome::Left),
         };
-        self.delete_if_present(&layout::upload_started(name, id))
-            .await?;
+        if found.is_apart {
+            self.delete_if_present(&layout::upload_started(name, id))
+                .await?;
+        }
         self.objects()
             .delete_tree(&layout::upload(name, id))
             .await?;
@@ -321,6 +326,20 @@ impl Store {
     ) -> Result<Option<Found>, StorageError> {
         let started_key = layout::upload_started(name, id);
         let data = layout::upload_data(name, id);
+        if let Some(notes) = self.uploads().notes()
+            && let Some(look) = absent(notes.look(&data).await)?
+        {
+            let stat = look.stat();
+            let note = Note::parse(&look.note());
+            let started = note.and_then(|note| note.started);
+            return Ok(started.or(stat.modified).map(|begun| Found {
+                started: begun,
+                is_session: started.is_some(),
+                is_apart: false,
+                data: Some(stat.size),
+                written: stat.modified,
+            }));
+        }
         let data = absent(self.uploads().progress(&data).await)?;
         let marker = absent(self.objects().stat(&started_key).await)?;
         let mut written = data.and_then(|data| data.modified);
@@ -341,6 +360,7 @@ impl Store {
         Ok(started.or(written).map(|started| Found {
             started,
             is_session: marker.is_some(),
+            is_apart: true,
             data: data.map(|data| data.size),
             written,
         }))

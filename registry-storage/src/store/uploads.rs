@@ -5,6 +5,9 @@
 //! on the storage can take the next one. A hash is saved only after the bytes that it covers
 //! are durable. The offset of the newest saved hash is therefore a place from which an upload
 //! goes on after any crash, without reading back a byte; what lies behind it is cut off.
+//!
+//! Where the driver keeps [notes](crate::driver::Notes), as one of a bucket does, a session is one
+//! object instead: its beginning and its hash are noted with the bytes.
 
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
@@ -17,9 +20,10 @@ use registry_core::upload::{
 };
 use registry_core::{Algorithm, Digest, Hasher, RepositoryName};
 
+use super::note::Note;
 use super::purge::date;
 use super::{SMALL_READ_LIMIT, Store};
-use crate::driver::Append;
+use crate::driver::{Append, Look, Notes};
 use crate::error::StorageError;
 use crate::layout;
 
@@ -95,6 +99,10 @@ pub struct Upload {
     store: Store,
     name: RepositoryName,
     session: Session,
+    /// When it began, as far as that is known
+    started: SystemTime,
+    /// What was seen of it, where the driver keeps notes, if nothing was done with it since
+    look: Option<Box<dyn Look>>,
 }
 
 impl Store {
@@ -110,6 +118,12 @@ impl Store {
     ) -> Result<Upload, StorageError> {
         let id = UploadId::from_random_bytes(*uuid::Uuid::new_v4().as_bytes());
         let now = Timestamp::now();
+        let session = Session::begin(id, algorithm);
+        if let Some(notes) = self.uploads().notes() {
+            let note = Note::encode(now.into(), session.hasher());
+            notes.begin(&layout::upload_data(name, &id), note).await?;
+            return Ok(self.upload(name, session, now.into()));
+        }
         // None of it is synced: a session that a power cut takes away is one to start again. The
         // file for the bytes is made here and nowhere else, so that its name never leads to
         // another file once it was published or deleted.
@@ -124,11 +138,7 @@ impl Store {
                 format!("{now:.0}").into_bytes().into(),
             )
             .await?;
-        let upload = Upload {
-            store: self.clone(),
-            name: name.clone(),
-            session: Session::begin(id, algorithm),
-        };
+        let upload = self.upload(name, session, now.into());
         if algorithm != Algorithm::default() {
             // The only trace of the algorithm until there are bytes.
             upload.save_state().await?;
@@ -146,6 +156,9 @@ impl Store {
         name: &RepositoryName,
         id: &UploadId,
     ) -> Result<Upload, UploadError> {
+        if let Some(notes) = self.uploads().notes() {
+            return self.open_noted(notes, name, id).await;
+        }
         let started = match self
             .objects()
             .read(&layout::upload_started(name, id), SMALL_READ_LIMIT)
@@ -164,25 +177,65 @@ impl Store {
         };
         let session = self.load_session(name, id, size).await?;
         // A date that cannot be read was written by a process that died just then.
-        let age = date(&started)
-            .and_then(|started| SystemTime::now().duration_since(started).ok())
-            .unwrap_or_default();
-        if let Some(lifetime) = self.upload_lifetime
-            && session.expired(age, lifetime).is_some()
-        {
-            // Over it is in any case, also on a storage that is mounted read-only.
-            let folder = layout::upload(name, id);
-            if let Err(error) = self.objects().delete_tree(&folder).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(%name, %id, error, "an expired upload was left behind; a purge removes it");
-            }
+        let started = date(&started).unwrap_or_else(SystemTime::now);
+        if self.has_expired(name, &session, started).await {
+            return Err(UploadError::Unknown { id: *id });
+        }
+        Ok(self.upload(name, session, started))
+    }
+
+    async fn open_noted(
+        &self,
+        notes: &dyn Notes,
+        name: &RepositoryName,
+        id: &UploadId,
+    ) -> Result<Upload, UploadError> {
+        let look = match notes.look(&layout::upload_data(name, id)).await {
+            Ok(look) => look,
+            Err(StorageError::NotFound { .. }) => return Err(UploadError::Unknown { id: *id }),
+            Err(error) => return Err(error.into()),
+        };
+        let (session, started) = noted_session(name, id, &look.note(), look.stat().size)?;
+        if self.has_expired(name, &session, started).await {
             return Err(UploadError::Unknown { id: *id });
         }
         Ok(Upload {
+            look: Some(look),
+            ..self.upload(name, session, started)
+        })
+    }
+
+    fn upload(&self, name: &RepositoryName, session: Session, started: SystemTime) -> Upload {
+        Upload {
             store: self.clone(),
             name: name.clone(),
             session,
-        })
+            started,
+            look: None,
+        }
+    }
+
+    /// Whether a session is too old to be gone on with; then it is removed
+    async fn has_expired(
+        &self,
+        name: &RepositoryName,
+        session: &Session,
+        started: SystemTime,
+    ) -> bool {
+        let age = SystemTime::now().duration_since(started);
+        let age = age.unwrap_or_default();
+        let lifetime = self.upload_lifetime;
+        if lifetime.is_none_or(|lifetime| session.expired(age, lifetime).is_none()) {
+            return false;
+        }
+        // Over it is in any case, also on a storage that is mounted read-only.
+        let id = session.id();
+        let folder = layout::upload(name, &id);
+        if let Err(error) = self.objects().delete_tree(&folder).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%name, %id, error, "an expired upload was left behind; a purge removes it");
+        }
+        true
     }
 
     /// The session as its newest saved hash has it, of those that cover no more than `size`
@@ -263,6 +316,27 @@ impl Store {
             }
         }
         Ok(None)
+    }
+}
+
+/// The session that a note is of, and when it began
+fn noted_session(
+    name: &RepositoryName,
+    id: &UploadId,
+    note: &[u8],
+    size: u64,
+) -> Result<(Session, SystemTime), StorageError> {
+    match Note::parse(note) {
+        Some(note) if note.hasher.written() == size => {
+            let started = note.started.unwrap_or_else(SystemTime::now);
+            Ok((Session::resume(*id, note.hasher), started))
+        }
+        _ => Err(StorageError::Corrupt {
+            key: layout::upload_data(name, id).to_string(),
+            detail: format!(
+                "expected the running hash of the {size} bytes of this upload; start it again"
+            ),
+        }),
     }
 }
 
@@ -378,7 +452,18 @@ impl Upload {
     async fn lock(&mut self, for_body: bool) -> Result<Box<dyn Append>, AppendError> {
         let id = self.id();
         let data = layout::upload_data(&self.name, &id);
-        let mut file = match self.store.uploads().reopen(&data).await {
+        let store = self.store.clone();
+        let reopened = match store.uploads().notes() {
+            None => store.uploads().reopen(&data).await,
+            Some(notes) => match self.look.take() {
+                Some(look) => look.open().await,
+                None => match notes.look(&data).await {
+                    Ok(look) => look.open().await,
+                    Err(error) => Err(error),
+                },
+            },
+        };
+        let mut file = match reopened {
             Ok(file) => file,
             Err(StorageError::NotFound { .. }) => return Err(AppendError::Unknown { id }),
             Err(error) => {
@@ -391,11 +476,14 @@ impl Upload {
         };
         // Another request may have gone on with the session between the reading of its state
         // and the lock, or be cancelling it.
-        let current = self
-            .store
-            .load_session(&self.name, &id, file.size())
-            .await?;
-        self.still_there().await?;
+        let current = match file.note() {
+            Some(note) => noted_session(&self.name, &id, &note, file.size())?.0,
+            None => {
+                let current = store.load_session(&self.name, &id, file.size()).await?;
+                self.still_there().await?;
+                current
+            }
+        };
         if current.offset() > self.offset() {
             let got = self.offset();
             self.session = current;
@@ -416,6 +504,13 @@ impl Upload {
     /// If somebody has, what this request wrote into its folder since is removed.
     async fn still_there(&self) -> Result<(), AppendError> {
         let id = self.id();
+        if let Some(notes) = self.store.uploads().notes() {
+            return match notes.look(&layout::upload_data(&self.name, &id)).await {
+                Ok(_) => Ok(()),
+                Err(StorageError::NotFound { .. }) => Err(AppendError::Unknown { id }),
+                Err(error) => Err(error.into()),
+            };
+        }
         let objects = self.store.objects();
         match objects.stat(&layout::upload_started(&self.name, &id)).await {
             Ok(_) => Ok(()),
@@ -457,8 +552,12 @@ impl Upload {
             let _ = chunk.append(&bytes)?;
             file.write(bytes).await?;
             if chunk.offset() - saved >= checkpoint {
+                file.annotate(Note::encode(self.started, chunk.hasher()));
                 file.sync().await?;
                 saved = chunk.offset();
+                if file.note().is_some() {
+                    continue;
+                }
                 let state = chunk.hasher().save();
                 self.store
                     .objects()
@@ -497,6 +596,7 @@ impl Upload {
         digest: Digest,
     ) -> Result<(), CompleteUploadError> {
         let id = self.id();
+        file.annotate(self.note());
         let fresh = Session::begin(id, self.session.algorithm());
         let session = std::mem::replace(&mut self.session, fresh);
         let completed = match session.complete(digest) {
@@ -534,6 +634,10 @@ impl Upload {
             Err(error) => return Err(error.into()),
         }
         store.remember_source(&digest, &self.name);
+        if file.note().is_some() {
+            // It was one with its bytes.
+            return Ok(());
+        }
         // The session goes while its lock is still held: a request that waits for the lock
         // then finds no session, and never writes into what is a blob by now.
         store
@@ -543,19 +647,37 @@ impl Upload {
         Ok(())
     }
 
-    /// Makes durable what has arrived, and then the hash of it
+    /// Makes durable what has arrived, and the hash of it with it or then
     async fn keep(&mut self, file: &mut dyn Append) -> Result<(), AppendError> {
-        file.sync().await?;
+        file.annotate(self.note());
+        match file.sync().await {
+            // Nobody goes on with what has ended.
+            Err(error) if file.note().is_some() && error.is_not_found() => {
+                return Err(AppendError::Unknown { id: self.id() });
+            }
+            synced => synced?,
+        }
+        let note = file.note();
         if file.size() < self.offset() {
             // They were on their way to be a blob that they are not.
             let (id, algorithm) = (self.id(), self.session.algorithm());
             let size = file.size();
-            self.session = self.store.load_session(&self.name, &id, size).await?;
+            self.session = match &note {
+                Some(note) => noted_session(&self.name, &id, note, size)?.0,
+                None => self.store.load_session(&self.name, &id, size).await?,
+            };
             self.session.set_algorithm(algorithm);
             file.truncate(self.offset()).await?;
         }
+        if note.is_some() {
+            return Ok(());
+        }
         self.save_state().await?;
         self.still_there().await
+    }
+
+    fn note(&self) -> Bytes {
+        Note::encode(self.started, self.session.hasher())
     }
 
     async fn save_state(&self) -> Result<(), StorageError> {

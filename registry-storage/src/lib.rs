@@ -15,6 +15,7 @@
 
 #[cfg(feature = "object-stores")]
 pub mod bucket;
+pub mod copy;
 pub mod driver;
 pub mod error;
 pub mod filesystem;

@@ -15,8 +15,8 @@ use crate::error::StorageError;
 use crate::layout;
 
 /// Up to how many bytes a blob is read into memory and written at once, which a bucket takes in
-/// one call
-const SMALL: u64 = 4 * 1024 * 1024;
+/// one call; in tests small, so that they take the other way too
+const SMALL: u64 = if cfg!(test) { 4096 } else { 4 * 1024 * 1024 };
 
 /// How many bytes of a large blob are written at once
 const WRITE_SIZE: usize = 512 * 1024;

@@ -67,6 +67,7 @@ struct Inner {
     health: Health,
     metrics: Option<(String, Arc<Metrics>)>,
     notifications: Option<Notifications>,
+    storage: Option<String>,
 }
 
 type Notifications = Arc<dyn Fn() -> Value + Send + Sync>;
@@ -88,6 +89,7 @@ impl DebugService {
                 health,
                 metrics: None,
                 notifications: None,
+                storage: None,
             }),
         }
     }
@@ -97,6 +99,13 @@ impl DebugService {
     pub fn with_metrics(mut self, path: &str, metrics: Arc<Metrics>) -> Self {
         let path = format!("/{}", path.trim_start_matches('/'));
         Arc::make_mut(&mut self.inner).metrics = Some((path, metrics));
+        self
+    }
+
+    /// Says in `/readyz`, when all is well, what the storage can do
+    #[must_use]
+    pub fn with_storage(mut self, capabilities: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.inner).storage = Some(capabilities.into());
         self
     }
 
@@ -232,7 +241,11 @@ impl Inner {
     fn ready(&self) -> Response<Full<Bytes>> {
         let readiness = self.health.readiness();
         if readiness.is_ready() {
-            return text(StatusCode::OK, "ok\n".to_owned());
+            let storage = self.storage.as_ref().map(|can| format!("storage: {can}\n"));
+            return text(
+                StatusCode::OK,
+                format!("ok\n{}", storage.unwrap_or_default()),
+            );
         }
         let mut reasons = String::from("not ready\n");
         if readiness.is_draining() {

@@ -216,6 +216,9 @@ async fn serve_with(
                 Some(notifier) => serde_json::to_value(notifier.vars()).unwrap_or_default(),
                 None => serde_json::json!({ "endpoints": [] }),
             });
+        if let Some(capabilities) = storage.capabilities() {
+            service = service.with_storage(capabilities.to_string());
+        }
         if let Some(path) = config
             .http
             .debug

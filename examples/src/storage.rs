@@ -249,6 +249,7 @@ fn s3(s3: &S3, connection: &Connection) -> Result<Bucket, ComposeError> {
             Encryption::Key(key) => S3Encryption::Kms { key: key.clone() },
             Encryption::Store => S3Encryption::Store,
         },
+        acl: s3.acl.clone(),
         ..S3Options::default()
     };
     let options = BucketOptions {
@@ -430,4 +431,169 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn driver(storage: &str) -> Driver {
+        let text = format!("version: 0.1\nstorage: {{{storage}}}\n");
+        let (config, _) = config::Config::from_yaml(&text).unwrap();
+        config.storage.driver
+    }
+
+    fn denied(text: &str) -> StorageError {
+        StorageError::Denied {
+            key: "_probe/x".to_owned(),
+            source: text.into(),
+        }
+    }
+
+    fn transient(text: &str) -> StorageError {
+        StorageError::Transient {
+            key: "_probe/x".to_owned(),
+            source: text.into(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_by_the_key_to_mend() {
+        let s3 = driver("s3: {bucket: b, region: r}");
+        let oss = driver("oss: {bucket: b, region: oss-cn-beijing}");
+        let azure = driver("azure: {container: c, accountname: a}");
+        let gcs = driver("gcs: {bucket: b}");
+        for (driver, error, key) in [
+            (
+                &s3,
+                denied("the bucket does not exist"),
+                "storage.s3.bucket",
+            ),
+            (
+                &oss,
+                denied("the bucket does not exist"),
+                "storage.oss.bucket",
+            ),
+            (
+                &azure,
+                denied("the bucket does not exist"),
+                "storage.azure.container",
+            ),
+            (
+                &gcs,
+                denied("the bucket does not exist"),
+                "storage.gcs.bucket",
+            ),
+            (
+                &s3,
+                denied("<Code>InvalidAccessKeyId</Code>"),
+                "storage.s3.accesskey",
+            ),
+            (
+                &oss,
+                denied("<Code>InvalidAccessKeyId</Code>"),
+                "storage.oss.accesskeyid",
+            ),
+            (
+                &s3,
+                denied("<Code>SignatureDoesNotMatch</Code>"),
+                "storage.s3.secretkey",
+            ),
+            (
+                &azure,
+                denied("AuthenticationFailed"),
+                "storage.azure.accountkey",
+            ),
+            (
+                &s3,
+                denied("<Code>AccessDenied</Code>"),
+                "storage.s3.bucket",
+            ),
+            (
+                &s3,
+                transient("<Code>PermanentRedirect</Code>"),
+                "storage.s3.region",
+            ),
+            (
+                &s3,
+                transient("http://169.254.169.254/latest/"),
+                "storage.s3.accesskey",
+            ),
+            (
+                &gcs,
+                transient("http://metadata.google.internal/"),
+                "storage.gcs.keyfile",
+            ),
+            (
+                &s3,
+                transient("connection refused"),
+                "storage.s3.regionendpoint",
+            ),
+            (
+                &oss,
+                transient("connection refused"),
+                "storage.oss.endpoint",
+            ),
+        ] {
+            let text = explain(driver, &error, Duration::ZERO).to_string();
+            assert!(text.starts_with(&format!("`{key}`: ")), "{key}: {text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_cannot_be_read_and_a_region_that_is_missing_are_named() {
+        let open = |text: &str| {
+            let text = format!("version: 0.1\n{text}\n");
+            let (config, _) = config::Config::from_yaml(&text).unwrap();
+            async move {
+                let metrics = Arc::new(crate::metrics::Metrics::new("s3aws"));
+                let opened = Storage::open(&config.storage, metrics).await;
+                opened.unwrap_err().to_string()
+            }
+        };
+        let error = open(
+            "storage: {s3: {bucket: b, region: r, accesskey: k}}\n\
+             registry: {storage: {secretfile: /nowhere/secret}}",
+        );
+        assert!(error.await.starts_with("`registry.storage.secretfile`: "));
+        let error = open(
+            "storage: {s3: {bucket: b, region: r, accesskey: k, secretkey: s}}\n\
+             registry: {storage: {cafile: /nowhere/ca.pem}}",
+        );
+        assert!(error.await.starts_with("`registry.storage.cafile`: "));
+        let error = open("storage: {s3: {bucket: b, regionendpoint: h, useragent: \"a\\u0001\"}}");
+        assert!(error.await.starts_with("`storage.s3.useragent`: "));
+    }
+
+    #[test]
+    fn people_are_told_where_content_is_and_metrics_by_distributions_names() {
+        for (storage, name, text) in [
+            (
+                "s3: {bucket: b, region: r, rootdirectory: /some/root/}",
+                "s3aws",
+                "the S3 bucket b in r below some/root/",
+            ),
+            (
+                "s3goamz: {bucket: b, regionendpoint: 'http://h:1'}",
+                "s3aws",
+                "the S3 bucket b at http://h:1",
+            ),
+            (
+                "oss: {bucket: b, region: oss-cn-beijing}",
+                "oss",
+                "the S3 bucket b at s3.oss-cn-beijing.aliyuncs.com",
+            ),
+            (
+                "azure: {container: c, accountname: a}",
+                "azure",
+                "the Azure container c of a",
+            ),
+            ("gcs: {bucket: b}", "gcs", "the Google bucket b"),
+        ] {
+            let driver = driver(storage);
+            assert_eq!(driver_name(&driver), name);
+            assert_eq!(describe(&driver), text);
+        }
+    }
 }

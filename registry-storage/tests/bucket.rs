@@ -394,6 +394,7 @@ async fn other_stores_are_called_in_their_own_ways() {
         account: Some("someone".to_owned()),
         key: Some("c2VjcmV0".to_owned()),
         endpoint: Some(format!("http://127.0.0.1:{port}/someone")),
+        ..AzureOptions::default()
     };
     assert!(!format!("{azure:?}").contains("c2VjcmV0"));
     let bucket = Bucket::azure(&azure, options.clone(), &connect).unwrap();
@@ -423,6 +424,7 @@ async fn other_stores_are_called_in_their_own_ways() {
         bucket: "images".to_owned(),
         key_file: Some(path.to_str().unwrap().to_owned()),
         endpoint: Some(format!("http://127.0.0.1:{port}")),
+        ..GcsOptions::default()
     };
     let bucket = Bucket::gcs(&gcs, options, &connect).unwrap();
     bucket.write(&key("a/b"), "x".into()).await.unwrap();

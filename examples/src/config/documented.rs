@@ -49,6 +49,194 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
     ("storage.filesystem.maxthreads", "100", Warned),
     ("storage.inmemory", "{}", Honoured),
     ("storage.delete.enabled", "true", Honoured),
+    ("storage.s3.bucket", "elsewhere", Honoured),
+    ("storage.s3.region", "eu-west-1", Honoured),
+    (
+        "storage.s3.regionendpoint",
+        "'http://localhost:9000'",
+        Honoured,
+    ),
+    ("storage.s3.accesskey", "another", Honoured),
+    ("storage.s3.secretkey", "another", Honoured),
+    ("storage.s3.sessiontoken", "atoken", Honoured),
+    ("storage.s3.forcepathstyle", "true", Honoured),
+    ("storage.s3.accelerate", "true", Honoured),
+    ("storage.s3.usedualstack", "true", Honoured),
+    ("storage.s3.usefipsendpoint", "true", Honoured),
+    ("storage.s3.encrypt", "true", Honoured),
+    ("storage.s3.keyid", "mykeyid", Honoured),
+    ("storage.s3.secure", "false", Honoured),
+    ("storage.s3.skipverify", "true", Honoured),
+    ("storage.s3.v4auth", "false", Warned),
+    ("storage.s3.chunksize", "5242880", Honoured),
+    ("storage.s3.multipartcopychunksize", "33554432", Honoured),
+    ("storage.s3.multipartcopymaxconcurrency", "100", Honoured),
+    (
+        "storage.s3.multipartcopythresholdsize",
+        "33554432",
+        Honoured,
+    ),
+    ("storage.s3.multipartcombinesmallpart", "false", Warned),
+    (
+        "storage.s3.rootdirectory",
+        "/s3/object/name/prefix",
+        Honoured,
+    ),
+    ("storage.s3.storageclass", "REDUCED_REDUNDANCY", Honoured),
+    ("storage.s3.useragent", "me/1.0", Honoured),
+    ("storage.s3.objectacl", "public-read", Honoured),
+    ("storage.s3.objectownership", "true", Honoured),
+    ("storage.s3.loglevel", "debug", Warned),
+    ("storage.s3aws.bucket", "elsewhere", Honoured),
+    ("storage.s3aws.region", "eu-west-1", Honoured),
+    (
+        "storage.s3aws.regionendpoint",
+        "'http://localhost:9000'",
+        Honoured,
+    ),
+    ("storage.s3aws.accesskey", "another", Honoured),
+    ("storage.s3aws.secretkey", "another", Honoured),
+    ("storage.s3aws.sessiontoken", "atoken", Honoured),
+    ("storage.s3aws.forcepathstyle", "true", Honoured),
+    ("storage.s3aws.accelerate", "true", Honoured),
+    ("storage.s3aws.usedualstack", "true", Honoured),
+    ("storage.s3aws.usefipsendpoint", "true", Honoured),
+    ("storage.s3aws.encrypt", "true", Honoured),
+    ("storage.s3aws.keyid", "mykeyid", Honoured),
+    ("storage.s3aws.secure", "false", Honoured),
+    ("storage.s3aws.skipverify", "true", Honoured),
+    ("storage.s3aws.v4auth", "false", Warned),
+    ("storage.s3aws.chunksize", "5242880", Honoured),
+    ("storage.s3aws.multipartcopychunksize", "33554432", Honoured),
+    ("storage.s3aws.multipartcopymaxconcurrency", "100", Honoured),
+    (
+        "storage.s3aws.multipartcopythresholdsize",
+        "33554432",
+        Honoured,
+    ),
+    ("storage.s3aws.multipartcombinesmallpart", "false", Warned),
+    (
+        "storage.s3aws.rootdirectory",
+        "/s3/object/name/prefix",
+        Honoured,
+    ),
+    ("storage.s3aws.storageclass", "REDUCED_REDUNDANCY", Honoured),
+    ("storage.s3aws.useragent", "me/1.0", Honoured),
+    ("storage.s3aws.objectacl", "public-read", Honoured),
+    ("storage.s3aws.objectownership", "true", Honoured),
+    ("storage.s3aws.loglevel", "debug", Warned),
+    ("storage.s3goamz.bucket", "elsewhere", Honoured),
+    ("storage.s3goamz.region", "eu-west-1", Honoured),
+    (
+        "storage.s3goamz.regionendpoint",
+        "'http://localhost:9000'",
+        Honoured,
+    ),
+    ("storage.s3goamz.accesskey", "another", Honoured),
+    ("storage.s3goamz.secretkey", "another", Honoured),
+    ("storage.s3goamz.sessiontoken", "atoken", Honoured),
+    ("storage.s3goamz.forcepathstyle", "true", Honoured),
+    ("storage.s3goamz.accelerate", "true", Honoured),
+    ("storage.s3goamz.usedualstack", "true", Honoured),
+    ("storage.s3goamz.usefipsendpoint", "true", Honoured),
+    ("storage.s3goamz.encrypt", "true", Honoured),
+    ("storage.s3goamz.keyid", "mykeyid", Honoured),
+    ("storage.s3goamz.secure", "false", Honoured),
+    ("storage.s3goamz.skipverify", "true", Honoured),
+    ("storage.s3goamz.v4auth", "false", Warned),
+    ("storage.s3goamz.chunksize", "5242880", Honoured),
+    (
+        "storage.s3goamz.multipartcopychunksize",
+        "33554432",
+        Honoured,
+    ),
+    (
+        "storage.s3goamz.multipartcopymaxconcurrency",
+        "100",
+        Honoured,
+    ),
+    (
+        "storage.s3goamz.multipartcopythresholdsize",
+        "33554432",
+        Honoured,
+    ),
+    ("storage.s3goamz.multipartcombinesmallpart", "false", Warned),
+    (
+        "storage.s3goamz.rootdirectory",
+        "/s3/object/name/prefix",
+        Honoured,
+    ),
+    (
+        "storage.s3goamz.storageclass",
+        "REDUCED_REDUNDANCY",
+        Honoured,
+    ),
+    ("storage.s3goamz.useragent", "me/1.0", Honoured),
+    ("storage.s3goamz.objectacl", "public-read", Honoured),
+    ("storage.s3goamz.objectownership", "true", Honoured),
+    ("storage.s3goamz.loglevel", "debug", Warned),
+    ("storage.azure.container", "elsewhere", Honoured),
+    ("storage.azure.accountname", "elsewhere", Honoured),
+    ("storage.azure.accountkey", "YW5vdGhlcg==", Honoured),
+    ("storage.azure.realm", "core.chinacloudapi.cn", Honoured),
+    ("storage.azure.rootdirectory", "/prefix", Honoured),
+    (
+        "storage.azure.serviceurl",
+        "'http://127.0.0.1:10000/one'",
+        Honoured,
+    ),
+    ("storage.azure.max_retries", "7", Honoured),
+    ("storage.azure.retry_delay", "5s", Warned),
+    ("storage.azure.credentials.type", "client_secret", Honoured),
+    ("storage.azure.credentials.clientid", "another", Honoured),
+    ("storage.azure.credentials.tenantid", "another", Honoured),
+    ("storage.azure.credentials.secret", "another", Honoured),
+    ("storage.gcs.bucket", "elsewhere", Honoured),
+    ("storage.gcs.keyfile", "/path/to/keyfile", Honoured),
+    (
+        "storage.gcs.rootdirectory",
+        "/gcs/object/name/prefix",
+        Honoured,
+    ),
+    ("storage.gcs.chunksize", "8388608", Honoured),
+    ("storage.gcs.maxconcurrency", "50", Honoured),
+    ("storage.gcs.credentials.type", "another", Honoured),
+    ("storage.gcs.credentials.project_id", "another", Honoured),
+    (
+        "storage.gcs.credentials.private_key_id",
+        "another",
+        Honoured,
+    ),
+    ("storage.gcs.credentials.private_key", "another", Honoured),
+    ("storage.gcs.credentials.client_email", "another", Honoured),
+    ("storage.gcs.credentials.client_id", "another", Honoured),
+    ("storage.gcs.credentials.auth_uri", "another", Honoured),
+    ("storage.gcs.credentials.token_uri", "another", Honoured),
+    (
+        "storage.gcs.credentials.auth_provider_x509_cert_url",
+        "another",
+        Honoured,
+    ),
+    (
+        "storage.gcs.credentials.client_x509_cert_url",
+        "another",
+        Honoured,
+    ),
+    ("storage.oss.bucket", "elsewhere", Honoured),
+    ("storage.oss.accesskeyid", "another", Honoured),
+    ("storage.oss.accesskeysecret", "another", Honoured),
+    ("storage.oss.region", "oss-cn-shanghai", Honoured),
+    (
+        "storage.oss.endpoint",
+        "'https://oss.example.com'",
+        Honoured,
+    ),
+    ("storage.oss.internal", "true", Honoured),
+    ("storage.oss.encrypt", "true", Honoured),
+    ("storage.oss.encryptionkeyid", "mykeyid", Honoured),
+    ("storage.oss.secure", "false", Honoured),
+    ("storage.oss.chunksize", "5242880", Honoured),
+    ("storage.oss.rootdirectory", "/prefix", Honoured),
     ("storage.redirect.disable", "false", Warned),
     ("storage.cache.blobdescriptor", "redis", Warned),
     ("storage.cache.layerinfo", "inmemory", Warned),
@@ -416,46 +604,58 @@ const DOCUMENTED: &[(&str, &str, Becomes)] = &[
         Honoured,
     ),
     ("registry.reload.interval", "1m", Honoured),
+    ("registry.storage.secretfile", "/run/secrets/s3", Honoured),
+    ("registry.storage.cafile", "/ca.pem", Honoured),
+    ("registry.storage.timeout", "10s", Honoured),
+    ("registry.storage.concurrency", "16", Honoured),
+    ("registry.storage.patience", "5s", Honoured),
 ];
 
-/// The drivers that are not built in, with their parameters
+/// The drivers that cannot be, with their parameters
 const DRIVERS: &[(&str, &str)] = &[
-    (
-        "s3",
-        "accesskey secretkey sessiontoken region regionendpoint forcepathstyle accelerate bucket encrypt \
-         keyid secure skipverify v4auth chunksize multipartcopychunksize multipartcopymaxconcurrency \
-         multipartcopythresholdsize multipartcombinesmallpart rootdirectory storageclass useragent \
-         objectacl objectownership usedualstack usefipsendpoint loglevel",
-    ),
-    (
-        "s3goamz",
-        "accesskey secretkey region regionendpoint bucket encrypt keyid secure v4auth chunksize \
-         rootdirectory storageclass",
-    ),
-    (
-        "azure",
-        "accountname accountkey container realm rootdirectory serviceurl max_retries retry_delay \
-         credentials.type credentials.clientid credentials.tenantid credentials.secret",
-    ),
-    (
-        "gcs",
-        "bucket keyfile rootdirectory chunksize maxconcurrency credentials.type credentials.project_id \
-         credentials.private_key_id credentials.private_key credentials.client_email \
-         credentials.client_id credentials.auth_uri credentials.token_uri \
-         credentials.auth_provider_x509_cert_url credentials.client_x509_cert_url",
-    ),
     (
         "swift",
         "username password authurl tenant tenantid domain domainid trustid insecureskipverify region \
          container rootdirectory chunksize prefix secretkey accesskey endpointtype authversion \
          tempurlcontainerkey tempurlmethods",
     ),
-    (
-        "oss",
-        "accesskeyid accesskeysecret region endpoint internal bucket encrypt encryptionkeyid secure \
-         chunksize rootdirectory",
-    ),
     ("rados", "poolname username chunksize"),
+];
+
+/// The drivers for object stores, with what each needs
+const BUCKETS: &[(&str, &[(&str, &str)])] = &[
+    ("storage.s3.", S3),
+    ("storage.s3aws.", S3),
+    ("storage.s3goamz.", S3),
+    (
+        "storage.azure.",
+        &[
+            ("container", "images"),
+            ("accountname", "me"),
+            ("accountkey", "c2VjcmV0"),
+            ("credentials.type", "shared_key"),
+            ("credentials.clientid", "c"),
+            ("credentials.tenantid", "t"),
+            ("credentials.secret", "s"),
+        ],
+    ),
+    ("storage.gcs.", &[("bucket", "images")]),
+    (
+        "storage.oss.",
+        &[
+            ("bucket", "images"),
+            ("region", "oss-cn-beijing"),
+            ("accesskeyid", "k"),
+            ("accesskeysecret", "s"),
+        ],
+    ),
+];
+
+const S3: &[(&str, &str)] = &[
+    ("bucket", "images"),
+    ("region", "eu-central-1"),
+    ("accesskey", "k"),
+    ("secretkey", "s"),
 ];
 
 /// What a key needs beside it to mean anything: the longest beginning of its path counts
@@ -557,6 +757,13 @@ const BESIDE: &[(&str, &[(&str, &str)])] = &[
         &[("registry.auth.certificates.kind", "user")],
     ),
     (
+        "registry.storage.secretfile",
+        &[
+            ("storage.azure.container", "images"),
+            ("storage.azure.accountname", "me"),
+        ],
+    ),
+    (
         "registry.tokens",
         &[
             ("registry.tokens.services", "[s]"),
@@ -608,8 +815,34 @@ fn document(path: &str, value: Option<&str>) -> String {
         .filter(|(start, _)| path.starts_with(start))
         .max_by_key(|(start, _)| start.len())
         .unwrap();
-    for (path, value) in base.iter().chain(*beside) {
+    for (path, value) in base {
         document.set(path, value);
+    }
+    if path.starts_with("registry.storage.") && !std::ptr::eq(*beside, base) {
+        document.below.remove("storage");
+    }
+    for (path, value) in *beside {
+        document.set(path, value);
+    }
+    let bucket = BUCKETS.iter().find(|(start, _)| path.starts_with(start));
+    if let Some((start, needed)) = bucket {
+        document.below.remove("storage");
+        for (name, value) in *needed {
+            document.set(&format!("{start}{name}"), value);
+        }
+        // What says something only beside another.
+        for (name, other, value) in [
+            ("keyid", "encrypt", "true"),
+            ("encryptionkeyid", "encrypt", "true"),
+            ("objectownership", "objectacl", "public-read"),
+            ("credentials.clientid", "credentials.type", "client_secret"),
+            ("credentials.tenantid", "credentials.type", "client_secret"),
+            ("credentials.secret", "credentials.type", "client_secret"),
+        ] {
+            if path == format!("{start}{name}") {
+                document.set(&format!("{start}{other}"), value);
+            }
+        }
     }
     if let Some(value) = value {
         if path == "storage.inmemory" {
@@ -659,7 +892,7 @@ fn every_documented_key_is_honoured_or_named() {
 }
 
 #[test]
-fn a_driver_that_is_not_built_in_is_an_error_that_says_which_are() {
+fn a_driver_that_cannot_be_is_an_error_that_says_what_to_write_instead() {
     for (driver, parameters) in DRIVERS {
         for parameter in parameters.split(' ').chain([""]) {
             let mut document = Document::default();
@@ -670,7 +903,7 @@ fn a_driver_that_is_not_built_in_is_an_error_that_says_which_are() {
             let expected = format!("`storage.{driver}` cannot be");
             assert!(error.contains(&expected), "{path}: {error}");
             assert!(
-                error.contains("`filesystem`") && error.contains("`inmemory`"),
+                error.contains("`storage.s3`") && error.contains("`filesystem`"),
                 "{error}"
             );
         }

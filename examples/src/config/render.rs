@@ -584,8 +584,8 @@ set by an environment variable: `http.addr` by `REGISTRY_HTTP_ADDR`, an item of 
 A variable that begins with `REGISTRY_` and matches no key is a warning.
 `auth: none`, `storage: inmemory` and the like, where a name stands for a section, work too.
 
-In this folder, `production.yml` is a commented file to start from, and `distribution/` has files of
-distribution and its packages, which a test reads as they are.
+In this folder, `production.yml` is a commented file to start from, `s3.yml` another for a bucket,
+and `distribution/` has files of distribution and its packages, which a test reads as they are.
 
 | key | takes | here |
 |---|---|---|

@@ -232,16 +232,17 @@ fn a_file_needs_a_version_that_is_known_and_a_place_for_content() {
         ("", "`version: 0.1`"),
         ("storage: inmemory", "`version: 0.1`"),
         ("version: 0.2\nstorage: inmemory", "got `0.2`"),
-        ("version: 0.1", "found neither"),
+        ("version: 0.1", "found none"),
         (
             "version: 0.1\nstorage: {delete: {enabled: true}}",
-            "found neither",
+            "found none",
         ),
         (
             "version: 0.1\nstorage: {inmemory: , filesystem: {rootdirectory: /x}}",
-            "both",
+            "got `inmemory` and `filesystem`",
         ),
-        ("version: 0.1\nstorage: s3", "`storage.s3` cannot be"),
+        ("version: 0.1\nstorage: s3", "`storage.s3` needs `bucket`"),
+        ("version: 0.1\nstorage: swift", "`storage.swift` cannot be"),
         ("- version", "a section, got a list"),
         ("version", "a section, got a single value"),
     ] {

@@ -1,24 +1,24 @@
-//! Clients without a daemon: skopeo, podman, buildah and oras
+//! Clients without a daemon: skopeo, podman, buildah and oras, on each kind of storage
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use registry_core::{Digest, MediaType};
-use tempfile::TempDir;
 
-use crate::support::check::{self, inventory, list, manifest};
+use crate::support::check::{inventory, list, manifest};
 use crate::support::clients::{Home, find_for_root, find_oras};
 use crate::support::http;
 use crate::support::image::{Layout, Noise, digest_of_file};
-use crate::support::process::{Server, run, run_failing};
+use crate::support::moto::{Content, everywhere};
+use crate::support::process::{run, run_failing};
 
-#[test]
-fn skopeo() {
+everywhere!(buildah, oras, podman, skopeo);
+
+fn skopeo(kept: &Content) {
     let home = Home::new();
     let Some(skopeo) = home.skopeo() else { return };
-    let root = TempDir::new().expect("a folder");
-    let server = Server::ours(root.path());
+    let server = kept.serve();
     let address = &server.address;
     let layout = Layout::write(&home.path("layout"), 1, &[30_000, 500_000]);
     let (one, multi) = (layout.reference("v1"), layout.reference("multi"));
@@ -111,18 +111,16 @@ fn skopeo() {
     assert_eq!(tags, ["docker", "gzip", "zstd"]);
     inventory(address);
     assert!(server.stop().success());
-    check::store_is_whole(root.path());
+    kept.is_whole();
 }
 
-#[test]
-fn podman() {
+fn podman(kept: &Content) {
     let Some(program) = find_for_root("podman", "podman") else {
         return;
     };
     let home = Home::new();
     let podman = |arguments: &[&str]| podman_command(&home, &program, arguments);
-    let root = TempDir::new().expect("a folder");
-    let server = Server::ours(root.path());
+    let server = kept.serve();
     let address = server.address.as_str();
     let layout = Layout::write(&home.path("layout"), 2, &[30_000, 500_000]);
 
@@ -217,8 +215,7 @@ fn podman() {
     inventory(address);
 }
 
-#[test]
-fn buildah() {
+fn buildah(kept: &Content) {
     let Some(program) = find_for_root("buildah", "buildah") else {
         return;
     };
@@ -228,8 +225,7 @@ fn buildah() {
         command.args(arguments);
         command
     };
-    let root = TempDir::new().expect("a folder");
-    let server = Server::ours(root.path());
+    let server = kept.serve();
     let address = server.address.as_str();
     let content = Noise::new(3).bytes(300_000);
     fs::write(home.path("content"), &content).expect("written");
@@ -297,7 +293,7 @@ fn buildah() {
     let served = inventory(address);
     assert!(served.contains_key("/v2/buildah/next/manifests/v1"));
     assert!(server.stop().success());
-    check::store_is_whole(root.path());
+    kept.is_whole();
 }
 
 /// A command of podman with a storage of its own
@@ -323,8 +319,7 @@ fn storage_command(home: &Home, program: &Path) -> Command {
     command
 }
 
-#[test]
-fn oras() {
+fn oras(kept: &Content) {
     let Some(python) = find_oras() else { return };
     let home = Home::new();
     let script = concat!(
@@ -336,8 +331,7 @@ fn oras() {
             .trim()
             .to_owned()
     };
-    let root = TempDir::new().expect("a folder");
-    let server = Server::ours(root.path());
+    let server = kept.serve();
     let address = server.address.as_str();
     let content = Noise::new(5).bytes(700_000);
     fs::write(home.path("artifact.bin"), &content).expect("written");

@@ -17,6 +17,7 @@ mod flood;
 mod large;
 mod nginx;
 mod operations;
+mod s3;
 mod scrape;
 mod secrets;
 mod support;

@@ -15,9 +15,11 @@ mod http;
 mod journal;
 mod list;
 mod probe;
+mod profile;
 mod providers;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,8 +84,8 @@ pub struct BucketOptions {
     /// It doubles after each thousand parts, so that ten thousand are enough for what any store
     /// takes. Two of them are in memory for each upload under way.
     pub part_size: u64,
-    /// The storage class of new objects; the bucket's own by default, and always where the store
-    /// makes a copy
+    /// The storage class of new objects; the bucket's own by default, and always where a store
+    /// that does not speak S3 makes a copy
     pub storage_class: Option<String>,
     /// Beyond which size S3 is asked to copy an object in pieces, in bytes: 512 MiB by default,
     /// at most 5 GiB, beyond which it copies nothing else

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::HttpClient;
@@ -13,13 +14,16 @@ use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 use super::copy::S3Calls;
 use super::endpoint::{Place, place};
 use super::http::{ConnectOptions, Connector};
+use super::profile::Profile;
+use super::written::{ACL, STORAGE_CLASS, Written};
 use super::{Bucket, BucketError, BucketOptions, Faces};
 
 /// An S3 bucket, or one of whatever speaks S3
 ///
 /// The names are those of distribution's `s3` driver. What is not given comes from where the
 /// store's own tools have it: the environment (`AWS_ACCESS_KEY_ID` and so on), a web identity
-/// token, the container's or the machine's role.
+/// token, the profile `AWS_PROFILE` of `~/.aws` (`AWS_SHARED_CREDENTIALS_FILE`,
+/// `AWS_CONFIG_FILE`), which is read again when it changes, the container's or the machine's role.
 ///
 /// # Examples
 ///
@@ -41,7 +45,7 @@ use super::{Bucket, BucketError, BucketOptions, Faces};
 pub struct S3Options {
     /// `bucket`
     pub bucket: String,
-    /// `region`; without it that of the environment, and `us-east-1` at an endpoint
+    /// `region`; without it that of the environment or the profile, and `us-east-1` at an endpoint
     ///
     /// Amazon is asked for nothing without a region.
     pub region: Option<String>,
@@ -67,6 +71,8 @@ pub struct S3Options {
     pub session_token: Option<String>,
     /// `encrypt` and `keyid`
     pub encryption: S3Encryption,
+    /// `objectacl`: the canned ACL of what is written; none is sent by default
+    pub acl: Option<String>,
     /// Whether many objects may be deleted in one call; true by default
     ///
     /// Some stores that speak S3 cannot.
@@ -152,6 +158,7 @@ impl fmt::Debug for S3Options {
             .field("secret_key", &shown(&self.secret_key))
             .field("session_token", &shown(&self.session_token))
             .field("encryption", &self.encryption)
+            .field("acl", &self.acl)
             .field("bulk_delete", &self.bulk_delete)
             .finish()
     }
@@ -226,7 +233,8 @@ impl Bucket {
     ) -> Result<Self, BucketError> {
         let connector = Connector::new(connect)?;
         let client = HttpClient::new(connector.service());
-        let faces = s3_faces(s3, connect, connector, client)?;
+        let class = options.storage_class.as_deref();
+        let faces = s3_faces(s3, class, connect, connector, client)?;
         Self::new(faces, options)
     }
 
@@ -344,6 +352,7 @@ impl Bucket {
 /// `client`
 pub(super) fn s3_faces(
     s3: &S3Options,
+    storage_class: Option<&str>,
     connect: &ConnectOptions,
     connector: impl object_store::client::HttpConnector,
     client: HttpClient,
@@ -361,6 +370,7 @@ pub(super) fn s3_faces(
         secret_key,
         session_token,
         encryption,
+        acl,
         bulk_delete,
     } = s3;
     given("bucket", bucket)?;
@@ -371,20 +381,22 @@ pub(super) fn s3_faces(
         });
     }
     let mut builder = AmazonS3Builder::from_env()
-        .with_http_connector(connector)
         .with_retry(retries(connect))
         .with_disable_bulk_delete(*bulk_delete == Some(false))
         .with_bucket_name(bucket);
     let endpoint = region_endpoint
         .clone()
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+    let profile = Profile::of_environment();
     let region = region
         .clone()
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Region))
+        .or_else(|| profile.region())
         .or_else(|| endpoint.as_ref().map(|_| "us-east-1".to_owned()))
         .ok_or_else(|| BucketError::Option {
             name: "region",
-            detail: "expected the region of the bucket, here or as `AWS_REGION`, found none"
+            detail: "expected the region of the bucket, here, as `AWS_REGION` or in the profile, \
+                     found none"
                 .to_owned(),
         })?;
     let Place { url, path_style } = place(s3, endpoint.as_deref(), &region)?;
@@ -392,7 +404,21 @@ pub(super) fn s3_faces(
         .with_virtual_hosted_style_request(!path_style)
         .with_allow_http(url.starts_with("http://"))
         .with_endpoint(url)
-        .with_region(region);
+        .with_region(&region);
+    let mut headers = HeaderMap::new();
+    for (header, name, value) in [
+        (ACL, "objectacl", acl.as_deref()),
+        (STORAGE_CLASS, "storageclass", storage_class),
+    ] {
+        let Some(value) = value else { continue };
+        let value = HeaderValue::from_str(value).map_err(|_| BucketError::Option {
+            name,
+            detail: format!("expected a name, found `{}`", value.escape_debug()),
+        })?;
+        headers.insert(header, value);
+    }
+    let written = Written::new(headers, &region);
+    builder = builder.with_http_connector(written.over(connector));
     if let (Some(access_key), Some(secret_key)) = (access_key, secret_key) {
         builder = builder
             .with_access_key_id(access_key)
@@ -400,6 +426,18 @@ pub(super) fn s3_faces(
     }
     if let Some(token) = session_token {
         builder = builder.with_token(token);
+    }
+    // What is asked before a profile is, by Amazon's tools too.
+    let said = [
+        AmazonS3ConfigKey::AccessKeyId,
+        AmazonS3ConfigKey::WebIdentityTokenFile,
+    ];
+    if said
+        .iter()
+        .all(|key| builder.get_config_value(key).is_none())
+        && let Some(credentials) = profile.credentials()?
+    {
+        builder = builder.with_credentials(credentials);
     }
     builder = match encryption {
         S3Encryption::Bucket => builder,
@@ -411,6 +449,7 @@ pub(super) fn s3_faces(
         S3Encryption::Kms { key } => builder.with_sse_kms_encryption(key),
     };
     let store = Arc::new(builder.build().map_err(BucketError::Store)?);
+    written.sign_with(store.credentials().clone());
     Ok(Faces {
         objects: store.clone(),
         multipart: store.clone(),

@@ -6,6 +6,7 @@ pub(crate) mod grok;
 pub(crate) mod hooks;
 pub(crate) mod http;
 pub(crate) mod image;
+pub(crate) mod moto;
 pub(crate) mod peer;
 pub(crate) mod platform;
 pub(crate) mod process;

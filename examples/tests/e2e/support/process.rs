@@ -55,7 +55,10 @@ fn untold(program: impl AsRef<OsStr>) -> Command {
     command.env_remove("RUST_LOG");
     for (name, _) in std::env::vars_os() {
         let bytes = name.as_encoded_bytes();
-        if bytes.starts_with(b"REGISTRY_") || bytes.starts_with(b"ACUMOS_") {
+        if ["REGISTRY_", "ACUMOS_", "AWS_"]
+            .iter()
+            .any(|start| bytes.starts_with(start.as_bytes()))
+        {
             command.env_remove(name);
         }
     }

@@ -33,9 +33,8 @@ impl Configs {
 
     fn write(&self, name: &str, storage: &str) -> PathBuf {
         let path = self.folder.path().join(name);
-        let text = format!(
-            "version: 0.1\nstorage: {{{storage}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n"
-        );
+        let text =
+            format!("version: 0.1\nstorage: {{{storage}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n");
         fs::write(&path, text).expect("written");
         path
     }
@@ -107,7 +106,10 @@ fn fill(home: &Home, address: &str, prefix: &str) -> Option<Layout> {
 #[test]
 fn a_folder_copied_among_kills_is_whole_all_the_time() {
     let home = Home::new();
-    let (source, target) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (source, target) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
     let server = Server::ours(source.path());
     let Some(layout) = fill(&home, &server.address, "ours") else {
         return;
@@ -151,7 +153,10 @@ fn what_the_reference_wrote_is_copied_to_a_bucket_and_back() {
 
     let configs = Configs::new();
     let from = configs.folder("from.yml", source.path());
-    let bucket = configs.write("bucket.yml", &moto.storage("moved", ", rootdirectory: /below"));
+    let bucket = configs.write(
+        "bucket.yml",
+        &moto.storage("moved", ", rootdirectory: /below"),
+    );
     copy_among_kills(&from, &bucket, || {
         // Nothing yet is whole too, and said to be nothing.
         let (_, _, errors) = finish(registry(&["verify"]).arg(&bucket));
@@ -174,7 +179,10 @@ fn what_the_reference_wrote_is_copied_to_a_bucket_and_back() {
 
 #[test]
 fn pushes_go_on_at_the_source() {
-    let (source, target) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (source, target) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
     let configs = Configs::new();
     let from = configs.folder("from.yml", source.path());
     let to = configs.folder("to.yml", target.path());
@@ -211,7 +219,10 @@ fn pushes_go_on_at_the_source() {
 
 #[test]
 fn damage_is_listed_and_the_rest_is_copied() {
-    let (source, target) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (source, target) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
     let server = Server::ours(source.path());
     let peer = Peer::plain(&server.address);
     peer.push_image("good", "v1", 1);
@@ -250,7 +261,10 @@ fn damage_is_listed_and_the_rest_is_copied() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let (source, target) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let (source, target) = (
+        TempDir::new().expect("a folder"),
+        TempDir::new().expect("a folder"),
+    );
     let configs = Configs::new();
     let from = configs.folder("from.yml", source.path());
     let to = configs.folder("to.yml", target.path());

@@ -117,7 +117,13 @@ fn ours_serves_what_the_reference_wrote() {
 }
 
 /// A real client takes both images by digest and gets the bytes that were pushed
-pub(crate) fn pull_back(skopeo: &Skopeo<'_>, home: &Home, layout: &Layout, address: &str, prefix: &str) {
+pub(crate) fn pull_back(
+    skopeo: &Skopeo<'_>,
+    home: &Home,
+    layout: &Layout,
+    address: &str,
+    prefix: &str,
+) {
     for (name, stored) in [("one", &layout.amd64), ("multi", &layout.index)] {
         let folder = home.path(format!("back-{name}"));
         skopeo.copy(

@@ -64,8 +64,9 @@ async fn put(store: &Store, repository: &str, text: String, tags: &[&str]) -> (D
     let manifest = Manifest::parse(text.into(), None, &Limits::default()).unwrap();
     let digest = manifest.digest(Algorithm::Sha256);
     let tags: Vec<Tag> = tags.iter().map(|text| tag(text)).collect();
-    let stored = store.put_manifest(&name(repository), &manifest, digest, &tags);
-    stored.await.unwrap();
+    let name = name(repository);
+    let stored = store.put_manifest(&name, &manifest, digest, &tags).await;
+    stored.unwrap();
     (digest, size)
 }
 

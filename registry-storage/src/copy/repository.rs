@@ -279,13 +279,28 @@ impl Inner {
     async fn tag(&self, name: &RepositoryName, tag: &Tag) -> Result<(), StorageError> {
         let current = layout::tag_current(name, tag);
         let mut last = None;
+        // Where this run has let it point.
+        let mut ours = None;
         for _ in 0..ATTEMPTS {
             // Without a current link it was never finished, or is being deleted.
             let Some(digest) = self.from.link(&current).await? else {
                 return Ok(());
             };
             match self.manifest(name, digest, 0).await? {
-                Found::Whole => return self.point(name, tag, digest).await,
+                Found::Whole => {
+                    self.point(name, tag, digest, ours).await?;
+                    // It may have moved since it was read, and its history, which came along,
+                    // would say later that the target had seen that already.
+                    if self
+                        .from
+                        .link(&current)
+                        .await?
+                        .is_none_or(|now| now == digest)
+                    {
+                        return Ok(());
+                    }
+                    ours = Some(digest);
+                }
                 Found::Bad => {
                     self.progress.problem(Problem::TagLeft {
                         name: name.clone(),
@@ -316,6 +331,7 @@ impl Inner {
         name: &RepositoryName,
         tag: &Tag,
         digest: Digest,
+        ours: Option<Digest>,
     ) -> Result<(), StorageError> {
         let current = layout::tag_current(name, tag);
         let found = self.to.link(&current).await?;
@@ -325,6 +341,7 @@ impl Inner {
                 add(&self.progress.present.tags, 1);
                 return Ok(());
             }
+            Some(_) if found == ours => &self.progress.tags_moved,
             Some(found) => match self.decide(name, tag, digest, found).await? {
                 Decision::Move => &self.progress.tags_moved,
                 Decision::Keep => {

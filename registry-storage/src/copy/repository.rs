@@ -150,35 +150,47 @@ impl Inner {
         depth: usize,
     ) -> BoxFuture<'a, Result<Found, StorageError>> {
         async move {
+            // Who asks for one that is under way waits for it. None waits for itself: no digest
+            // is in the bytes that it is of.
             let known = (name.clone(), digest);
-            if self.manifests.get(&known).is_some() {
-                return Ok(Found::Whole);
-            }
-            let link = layout::revision_link(name, &digest);
-            if self.from.link(&link).await? != Some(digest) {
-                return Ok(Found::Gone);
-            }
-            // Whoever wrote the link had written before what the manifest needs.
-            let present = self.to.link(&link).await? == Some(digest)
-                && self.to.blob_size(&digest).await?.is_some();
-            let found = match present && !self.options.verify {
-                true => Found::Whole,
-                false => self.copy_manifest(name, &digest, depth).await?,
-            };
-            if found == Found::Whole {
-                let counts = match present {
-                    true => &self.progress.present.manifests,
-                    false => &self.progress.done.manifests,
-                };
-                // Several may have met here, and one of them counts.
-                if self.manifests.get(&known).is_none() {
-                    self.manifests.insert(known, ());
-                    add(counts, 1);
+            let copied = self.manifests.get_or_insert_async(&known, async {
+                match self.look_at_manifest(name, &digest, depth).await {
+                    Ok(Found::Whole) => Ok(()),
+                    other => Err(other),
                 }
-            }
-            Ok(found)
+            });
+            copied
+                .await
+                .map_or_else(|other| other, |()| Ok(Found::Whole))
         }
         .boxed()
+    }
+
+    async fn look_at_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        depth: usize,
+    ) -> Result<Found, StorageError> {
+        let link = layout::revision_link(name, digest);
+        if self.from.link(&link).await? != Some(*digest) {
+            return Ok(Found::Gone);
+        }
+        // Whoever wrote the link had written before what the manifest needs.
+        let present = self.to.link(&link).await? == Some(*digest)
+            && self.to.blob_size(digest).await?.is_some();
+        let found = match present && !self.options.verify {
+            true => Found::Whole,
+            false => self.copy_manifest(name, digest, depth).await?,
+        };
+        if found == Found::Whole {
+            let counter = match present {
+                true => &self.progress.present.manifests,
+                false => &self.progress.done.manifests,
+            };
+            add(counter, 1);
+        }
+        Ok(found)
     }
 
     async fn copy_manifest(

@@ -7,8 +7,8 @@
 //! it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell
 //! others, [`purge`] to remove abandoned uploads, [`redirect`] to send clients to where blobs are,
 //! and [`acme`] to get certificates. [`serve`] runs it on its [`storage`], and [`reload`] takes up
-//! what changes meanwhile ([`watch`]). [`directory`] fills the embedded
-//! database of who owns what, [`password`] reads what is typed. [`proxy`] is the docker-proxy,
+//! what changes meanwhile ([`watch`]). [`directory`] fills the embedded database of who owns
+//! what, [`copy`] moves a registry to another storage, [`password`] reads what is typed. [`proxy`] is the docker-proxy,
 //! and [`acumos_log`] its log; both programs [`explain`] decisions. The binaries themselves parse arguments; `examples/embed.rs` shows
 //! the registry inside a service of one's own.
 
@@ -19,6 +19,7 @@ pub mod acumos_log;
 pub mod audit;
 pub mod compose;
 pub mod config;
+pub mod copy;
 pub mod debug;
 pub mod directory;
 pub mod explain;

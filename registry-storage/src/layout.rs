@@ -77,6 +77,11 @@ pub(crate) fn layer_link(name: &RepositoryName, digest: &Digest) -> Key {
     ))
 }
 
+/// The folder of the blobs of one algorithm that the repository has
+pub(crate) fn layers(name: &RepositoryName, algorithm: Algorithm) -> Key {
+    key(format!("{ROOT}/repositories/{name}/_layers/{algorithm}"))
+}
+
 /// The folder without which distribution does not list a repository
 pub(crate) fn manifests(name: &str) -> Key {
     key(format!("{ROOT}/repositories/{name}/_manifests"))
@@ -121,6 +126,13 @@ pub(crate) fn tag_index(name: &RepositoryName, tag: &Tag, digest: &Digest) -> Ke
         "{ROOT}/repositories/{name}/_manifests/tags/{tag}/index/{}/{}/link",
         digest.algorithm(),
         digest.hex()
+    ))
+}
+
+/// The folder of what the tag has pointed to, by the algorithm of the digests
+pub(crate) fn tag_history(name: &RepositoryName, tag: &Tag, algorithm: Algorithm) -> Key {
+    key(format!(
+        "{ROOT}/repositories/{name}/_manifests/tags/{tag}/index/{algorithm}"
     ))
 }
 
@@ -193,6 +205,11 @@ pub(crate) fn upload_state(
     key(format!(
         "{ROOT}/repositories/{name}/_uploads/{id}/hashstates/{algorithm}/{offset}"
     ))
+}
+
+/// A mark that tells for a moment whether two storages are one
+pub(crate) fn mark(id: &UploadId) -> Key {
+    key(format!("{ROOT}/copy-{id}"))
 }
 
 fn key(path: String) -> Key {

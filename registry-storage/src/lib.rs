@@ -5,6 +5,8 @@
 //! process. [`Measured`] reports the calls of either. A directory that distribution wrote is
 //! served as it is, and can go back.
 //!
+//! [`copy`] moves a whole registry from one driver to another, and says whether one is whole.
+//!
 //! What is acknowledged is durable first; several processes may serve one storage; and errors
 //! say what they are: an outage is never reported as absence.
 //!
@@ -15,6 +17,7 @@
 
 #[cfg(feature = "object-stores")]
 pub mod bucket;
+pub mod copy;
 pub mod driver;
 pub mod error;
 pub mod filesystem;

@@ -9,6 +9,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use registry_auth::htpasswd::{Entry, File, LoadError};
 use registry_examples::config::{self, variables};
+use registry_examples::copy::{CopyArguments, VerifyArguments};
 use registry_examples::directory::DirectoryArguments;
 use registry_examples::explain::Question;
 use registry_examples::gate::Gate;
@@ -38,6 +39,10 @@ enum Command {
     Policy(PolicyCommand),
     /// Fill and change a database of accounts, solutions, catalogues and rights
     Directory(DirectoryArguments),
+    /// Copy a whole registry to another storage
+    Copy(CopyArguments),
+    /// Read all of a registry, and say what is damaged or missing
+    Verify(VerifyArguments),
     /// Add a user to a file of users, or change the password; it is read from standard input
     Htpasswd(HtpasswdArguments),
     /// Print the version
@@ -129,6 +134,14 @@ fn main() -> ExitCode {
             .run()
             .map_err(|error| error.to_string())
             .and_then(|text| print(&text)),
+        Command::Copy(arguments) => match arguments.run() {
+            Ok(status) => return status.into(),
+            Err(error) => Err(error),
+        },
+        Command::Verify(arguments) => match arguments.run() {
+            Ok(status) => return status.into(),
+            Err(error) => Err(error),
+        },
         Command::Htpasswd(arguments) => htpasswd(&arguments),
         Command::Version => print(&format!("registry {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completions { shell } => {

@@ -14,7 +14,7 @@ use crate::support::process::Server;
 /// Pushes images of both families of media types under several names
 ///
 /// Those of `compressed` with gzip.
-fn push_everything(
+pub(crate) fn push_everything(
     skopeo: &Skopeo<'_>,
     layout: &Layout,
     compressed: &Layout,
@@ -117,7 +117,13 @@ fn ours_serves_what_the_reference_wrote() {
 }
 
 /// A real client takes both images by digest and gets the bytes that were pushed
-fn pull_back(skopeo: &Skopeo<'_>, home: &Home, layout: &Layout, address: &str, prefix: &str) {
+pub(crate) fn pull_back(
+    skopeo: &Skopeo<'_>,
+    home: &Home,
+    layout: &Layout,
+    address: &str,
+    prefix: &str,
+) {
     for (name, stored) in [("one", &layout.amd64), ("multi", &layout.index)] {
         let folder = home.path(format!("back-{name}"));
         skopeo.copy(

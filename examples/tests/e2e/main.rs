@@ -8,6 +8,7 @@ mod acumos;
 mod auth_request;
 mod clients;
 mod configs;
+mod copy;
 mod crash;
 mod deploy;
 mod distribution;

@@ -79,7 +79,7 @@ impl fmt::Display for MissingDependency {
 }
 
 /// Limits for what is stored already: only reading must be bounded
-pub(super) fn stored_limits() -> Limits {
+pub(crate) fn stored_limits() -> Limits {
     Limits {
         max_bytes: MANIFEST_READ_LIMIT,
         max_depth: Limits::default().max_depth,

@@ -27,6 +27,7 @@ use crate::error::StorageError;
 
 pub use self::blobs::{BlobError, DeleteBlobError, HintCounts};
 pub use self::lists::Listing;
+pub(crate) use self::manifests::stored_limits;
 pub use self::manifests::{ManifestReadError, MissingDependency, PutManifestError, StoredManifest};
 pub use self::purge::{PurgeOptions, PurgeReport, PurgedUpload};
 pub use self::referrers::Referrer;
@@ -34,7 +35,7 @@ pub use self::session_keys::{SessionKey, SessionKeyId, SessionKeyIdError};
 pub use self::uploads::{AppendError, CompleteUploadError, Upload, UploadError};
 
 /// The most bytes that are read as one manifest, whatever a newer configuration accepts
-const MANIFEST_READ_LIMIT: usize = 64 * 1024 * 1024;
+pub(crate) const MANIFEST_READ_LIMIT: usize = 64 * 1024 * 1024;
 
 /// The most bytes that are read of a link, a date or a saved hash
 const SMALL_READ_LIMIT: usize = 4096;
@@ -154,26 +155,8 @@ impl Store {
         &*self.inner.uploads
     }
 
-    /// Reads a link; `None` when there is none, or an empty one that a crash left behind
     async fn read_link(&self, key: &Key) -> Result<Option<Digest>, StorageError> {
-        let bytes = match self.objects().read(key, SMALL_READ_LIMIT).await {
-            Ok(bytes) => bytes,
-            Err(StorageError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if bytes.is_empty() {
-            return Ok(None);
-        }
-        let digest = std::str::from_utf8(&bytes)
-            .ok()
-            .and_then(|text| Digest::try_from(text.trim()).ok());
-        match digest {
-            Some(digest) => Ok(Some(digest)),
-            None => Err(StorageError::Corrupt {
-                key: key.to_string(),
-                detail: "expected a digest in this link file".to_owned(),
-            }),
-        }
+        read_link(self.objects(), key).await
     }
 
     async fn write_link(&self, key: &Key, digest: &Digest) -> Result<(), StorageError> {
@@ -188,5 +171,30 @@ impl Store {
             Ok(()) | Err(StorageError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Reads a link; `None` when there is none, or an empty one that a crash left behind
+pub(crate) async fn read_link(
+    objects: &(impl Objects + ?Sized),
+    key: &Key,
+) -> Result<Option<Digest>, StorageError> {
+    let bytes = match objects.read(key, SMALL_READ_LIMIT).await {
+        Ok(bytes) => bytes,
+        Err(StorageError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let digest = std::str::from_utf8(&bytes)
+        .ok()
+        .and_then(|text| Digest::try_from(text.trim()).ok());
+    match digest {
+        Some(digest) => Ok(Some(digest)),
+        None => Err(StorageError::Corrupt {
+            key: key.to_string(),
+            detail: "expected a digest in this link file".to_owned(),
+        }),
     }
 }

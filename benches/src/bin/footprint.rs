@@ -59,12 +59,12 @@ fn memory(registry: &Path) -> Result<()> {
         mebibytes(idle)
     );
     let started = Instant::now();
-    let peak = server.peak_while(|| {
+    let (peak, _) = server.peak_while(|| {
         at_once(|client| push(&server.address, client, &digests[client as usize]))
     })?;
     row("push", started, peak);
     let started = Instant::now();
-    let peak = server.peak_while(|| {
+    let (peak, _) = server.peak_while(|| {
         at_once(|client| pull(&server.address, client, &digests[client as usize]))
     })?;
     row("pull", started, peak);

@@ -17,14 +17,12 @@ use registry_http::{
     RegistryService, ResponseHeaders, ServeOptions, SessionSecret, TlsOptions, TokenService,
     TokenServiceBuilder,
 };
-use registry_storage::{
-    FileSystem, Measured, Memory, OpenError, PurgeOptions, StorageObserver, Store,
-};
+use registry_storage::{PurgeOptions, Store};
 use rustls::ClientConfig;
 
 use crate::acme::AcmeOptions;
 use crate::audit::AuditLog;
-use crate::config::{self, Config, Driver};
+use crate::config::{self, Config};
 use crate::gate::Gate;
 use crate::health::{FileCheck, HealthOptions, HttpCheck, Schedule, TcpCheck};
 use crate::logging::{Formatter, Level, LogOptions};
@@ -107,40 +105,6 @@ impl ComposeError {
             },
             None => self,
         }
-    }
-}
-
-/// Opens the storage that the configuration names, and tells `observer` of each call
-///
-/// # Errors
-///
-/// [`OpenError`] when the folder cannot be made or written.
-pub fn open_store(
-    config: &config::Storage,
-    observer: Arc<dyn StorageObserver>,
-) -> Result<Store, OpenError> {
-    let store = match &config.driver {
-        Driver::Folder(root) => {
-            Store::new(Arc::new(Measured::new(FileSystem::open(root)?, observer)))
-        }
-        Driver::Memory => Store::new(Arc::new(Measured::new(Memory::new(), observer))),
-    };
-    Ok(store.with_upload_lifetime(config.purge.as_ref().map(|purge| purge.age)))
-}
-
-/// The name of the storage driver in metrics and health checks, which is distribution's
-pub fn driver_name(driver: &Driver) -> &'static str {
-    match driver {
-        Driver::Folder(_) => "filesystem",
-        Driver::Memory => "inmemory",
-    }
-}
-
-/// Where the content is, for people
-pub fn describe_storage(driver: &Driver) -> String {
-    match driver {
-        Driver::Folder(root) => whole(root),
-        Driver::Memory => "memory (gone when this process ends)".to_owned(),
     }
 }
 

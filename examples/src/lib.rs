@@ -6,7 +6,7 @@
 //! ([`token_key`]) issued at its [`front`]; with [`access_log`], [`audit`], [`logging`] and [`metrics`] to see
 //! it by, [`health`] to know how it is, [`debug`] for operators to ask, [`notifier`] to tell
 //! others, [`purge`] to remove abandoned uploads, and [`acme`] to get certificates. [`serve`] runs
-//! it, and [`reload`] takes up what changes meanwhile ([`watch`]). [`directory`] fills the embedded
+//! it on its [`storage`], and [`reload`] takes up what changes meanwhile ([`watch`]). [`directory`] fills the embedded
 //! database of who owns what, [`password`] reads what is typed. [`proxy`] is the docker-proxy,
 //! and [`acumos_log`] its log; both programs [`explain`] decisions. The binaries themselves parse arguments; `examples/embed.rs` shows
 //! the registry inside a service of one's own.
@@ -35,6 +35,7 @@ pub mod reload;
 pub mod rules;
 pub mod serve;
 pub mod service_accounts;
+pub mod storage;
 pub mod store_tags;
 pub mod token_key;
 pub mod watch;

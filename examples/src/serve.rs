@@ -12,7 +12,6 @@ use registry_http::listener::UnixSocketError;
 use registry_http::notifications::{NotifierError, NotifierOptions, NotifierStats};
 use registry_http::tls::TlsError;
 use registry_http::{Events, Listener, Observer, Readiness, ServeOptions, Tls, TlsOptions, serve};
-use registry_storage::OpenError;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::AbortHandle;
@@ -33,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::notifier::LateNotifier;
 use crate::purge;
 use crate::reload::Reloader;
+use crate::storage::{self, Storage};
 use crate::store_tags::StoreTags;
 
 /// How long the events of the last requests may take to be delivered at the end
@@ -110,9 +110,6 @@ pub enum ServeError {
     /// Endpoints cannot be notified
     #[error("`notifications`: {0}")]
     Notifier(#[from] NotifierError),
-    /// The storage cannot be opened
-    #[error(transparent)]
-    Open(#[from] OpenError),
     /// Signals cannot be waited for
     #[error("cannot wait for signals: {0}")]
     Signal(#[source] io::Error),
@@ -169,8 +166,10 @@ async fn serve_with(
         None => None,
     };
 
-    let metrics = Arc::new(Metrics::new(compose::driver_name(&config.storage.driver)));
-    let store = compose::open_store(&config.storage, metrics.clone())?;
+    let driver = storage::driver_name(&config.storage.driver);
+    let metrics = Arc::new(Metrics::new(driver));
+    let storage = Storage::open(&config.storage, metrics.clone()).await?;
+    let store = storage.store();
     tags.set(store.clone());
     metrics.watch_hints(store.hint_counts());
     let readiness = Readiness::default();
@@ -178,13 +177,7 @@ async fn serve_with(
         .needs_tls()
         .then(compose::trusted_by_the_system)
         .transpose()?;
-    let health = Health::start(
-        health_options,
-        &store,
-        compose::driver_name(&config.storage.driver),
-        readiness.clone(),
-        trusted,
-    )?;
+    let health = Health::start(health_options, &store, driver, readiness.clone(), trusted)?;
     let notifier = Arc::new(LateNotifier::new(notifier_options(&config)));
     notifier.set_endpoints(endpoints).await?;
     let numbers = notifier.clone();
@@ -215,7 +208,7 @@ async fn serve_with(
         tasks.add(purge::run_periodically(store, schedule, |_| ()));
     }
     let (shutdown, hangup) = signals(readiness)?;
-    announce(&config, &address, tls.is_some(), debug.as_ref());
+    announce(&config, &storage, &address, tls.is_some(), debug.as_ref());
     if let Some((listener, _)) = debug {
         let numbers = notifier.clone();
         let mut service =
@@ -388,6 +381,7 @@ fn event_source(address: &Address) -> SourceRecord {
 /// Tells people where the registry is
 fn announce(
     config: &Config,
+    storage: &Storage,
     address: &Address,
     tls: bool,
     debug: Option<&(TcpListener, SocketAddr)>,
@@ -408,10 +402,7 @@ fn announce(
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!(
-        "storing in {}",
-        compose::describe_storage(&config.storage.driver)
-    ));
+    line(format!("storing in {}", storage.description()));
     if let Some((_, address)) = debug {
         line(format!("debug on http://{address}"));
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use registry_auth::htpasswd::{Entry, File, LoadError};
-use registry_examples::compose;
 use registry_examples::config::{self, variables};
 use registry_examples::directory::DirectoryArguments;
 use registry_examples::explain::Question;
@@ -16,6 +15,7 @@ use registry_examples::gate::Gate;
 use registry_examples::metrics::Metrics;
 use registry_examples::password;
 use registry_examples::serve::{self, Source};
+use registry_examples::storage::{self, Storage};
 use registry_examples::store_tags::StoreTags;
 
 /// A container registry on a folder, in distribution's layout
@@ -188,10 +188,9 @@ fn explain(arguments: ExplainArguments) -> Result<bool, String> {
     };
     // Only content is looked up in the storage, which need not be there for the rest.
     if arguments.question.digest.is_some() {
-        let name = compose::driver_name(&config.storage.driver);
-        let store = compose::open_store(&config.storage, Arc::new(Metrics::new(name)))
-            .map_err(|error| error.to_string())?;
-        tags.set(store);
+        let metrics = Arc::new(Metrics::new(storage::driver_name(&config.storage.driver)));
+        let storage = runtime.block_on(Storage::open(&config.storage, metrics));
+        tags.set(storage.map_err(|error| error.to_string())?.store());
     }
     let answer = runtime.block_on(arguments.question.ask(gate.explainer.as_ref()))?;
     print(&answer.text)?;

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Flag,
     /// A whole number
     Number,
+    /// A number of bytes, also in quotes and with `0x`
+    Size,
     /// `5m`, `1h30m`; a number alone counts nanoseconds
     Duration,
     /// Text; a number or boolean is taken as it is written
@@ -57,6 +59,7 @@ impl Kind {
         match self {
             Self::Flag => "`true` or `false`".to_owned(),
             Self::Number => "a whole number".to_owned(),
+            Self::Size => "a number of bytes such as `10485760`".to_owned(),
             Self::Duration => "a duration such as `90s` or `1h30m`".to_owned(),
             Self::Text => "text".to_owned(),
             Self::Choice(names) => {
@@ -93,7 +96,7 @@ const fn key(path: &'static str, kind: Kind, fate: Fate) -> Key {
 }
 
 use Fate::{Differently, Honoured, Ignored, Only, Refused};
-use Kind::{Alone, Anything, Choice, Duration, Flag, Headers, Names, Number, Text, Texts};
+use Kind::{Alone, Anything, Choice, Duration, Flag, Headers, Names, Number, Size, Text, Texts};
 
 const LEVELS: Kind = Choice(&["error", "warn", "info", "debug"]);
 
@@ -106,8 +109,19 @@ const NO_PROXY: &str =
     "nothing is pulled through from another registry; only what is stored here is served";
 const NO_MIDDLEWARE: &str = "middleware of distribution is Go code that this build does not have; requests go on without it";
 const NO_MAIL: &str = "no mail is sent; watch the log or the metrics";
-const NO_DRIVER: &str = "this build keeps content in a folder (`filesystem`) or in memory \
-    (`inmemory`), not in an object store";
+const NO_SWIFT: &str = "Swift is spoken to by its S3 face: write `storage.s3` with `regionendpoint` (the URL of \
+    the S3 API, which `authurl` does not tell), `forcepathstyle: true`, `bucket` (the container), and the \
+    `accesskey` and `secretkey` that `openstack ec2 credentials create` gives; content of a large object that \
+    distribution wrote by segments is copied there first. Else `storage` has `filesystem`, `inmemory`, \
+    `azure`, `gcs` or `oss`";
+const NO_RADOS: &str = "Ceph is spoken to by its gateway: write `storage.s3` with `regionendpoint` (the URL of the \
+    gateway), `bucket`, `accesskey` and `secretkey`. Else `storage` has `filesystem`, `inmemory`, `azure`, \
+    `gcs` or `oss`";
+const BY_ITSELF: &str = "without it the environment (`AWS_ACCESS_KEY_ID` and so on), a web identity, the files \
+    of `~/.aws` with `AWS_PROFILE`, the role of the container or of the machine are asked, in this order";
+const ROOT: &str = "a prefix of all keys; slashes at its ends do not count";
+const ENDPOINT: &str =
+    "a URL, or a host and a port that are reached with TLS unless `secure: false`";
 const NO_PLATFORMS: &str =
     "an index is taken when all that it references is here, whatever the platform";
 const NO_SCHEMA1: &str = "manifests of schema 1 are always refused";
@@ -192,50 +206,232 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("storage.maintenance.readonly.enabled", Flag, Honoured),
     key(
-        "storage.s3.{accesskey,secretkey,sessiontoken,region,regionendpoint,forcepathstyle,accelerate,\
-         bucket,encrypt,keyid,secure,skipverify,v4auth,chunksize,multipartcopychunksize,\
-         multipartcopymaxconcurrency,multipartcopythresholdsize,multipartcombinesmallpart,rootdirectory,\
-         storageclass,useragent,objectacl,objectownership,usedualstack,usefipsendpoint,loglevel}",
-        Anything,
-        Refused(NO_DRIVER),
+        "storage.{s3,s3aws,s3goamz}.bucket",
+        Text,
+        Differently(
+            "it must exist, and is tried at start: for a minute if it cannot be reached \
+             (`registry.storage.patience`), and whatever else is wrong ends the registry",
+        ),
     ),
     key(
-        "storage.s3goamz.{accesskey,secretkey,region,regionendpoint,bucket,encrypt,keyid,secure,v4auth,\
-         chunksize,rootdirectory,storageclass}",
-        Anything,
-        Refused(NO_DRIVER),
+        "storage.{s3,s3aws,s3goamz}.region",
+        Text,
+        Differently(
+            "without it that of `AWS_REGION` or of the profile; with `regionendpoint` none is needed",
+        ),
     ),
     key(
-        "storage.azure.{accountname,accountkey,container,realm,rootdirectory,serviceurl,max_retries,\
-         retry_delay,credentials.type,credentials.clientid,credentials.tenantid,credentials.secret}",
-        Anything,
-        Refused(NO_DRIVER),
+        "storage.{s3,s3aws,s3goamz}.regionendpoint",
+        Text,
+        Differently(ENDPOINT),
     ),
     key(
-        "storage.gcs.{bucket,keyfile,rootdirectory,chunksize,maxconcurrency,credentials.type,\
-         credentials.project_id,credentials.private_key_id,credentials.private_key,\
-         credentials.client_email,credentials.client_id,credentials.auth_uri,credentials.token_uri,\
-         credentials.auth_provider_x509_cert_url,credentials.client_x509_cert_url}",
-        Anything,
-        Refused(NO_DRIVER),
+        "storage.{s3,s3aws,s3goamz}.{accesskey,secretkey,sessiontoken}",
+        Text,
+        Differently(BY_ITSELF),
     ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.forcepathstyle",
+        Flag,
+        Differently(
+            "without it, true with `regionendpoint` and for a bucket with a dot in its name",
+        ),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.{accelerate,usedualstack,usefipsendpoint}",
+        Flag,
+        Differently("Amazon's own endpoints, so not beside `regionendpoint`"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.{encrypt,secure}",
+        Flag,
+        Honoured,
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.keyid",
+        Text,
+        Differently("with `encrypt: true` only"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.skipverify",
+        Flag,
+        Differently("better, `registry.storage.cafile` names the authority of the store"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.v4auth",
+        Flag,
+        Only(
+            "true",
+            "requests are signed by version 4; former ones are not safe",
+        ),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.chunksize",
+        Size,
+        Differently(
+            "8 MiB without it, at least 5 MiB; parts grow with an upload, so that 10,000 are enough",
+        ),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.multipartcopythresholdsize",
+        Size,
+        Differently("512 MiB without it"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.multipartcopychunksize",
+        Size,
+        Differently("128 MiB without it"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.multipartcopymaxconcurrency",
+        Number,
+        Differently("8 without it; of one object"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.multipartcombinesmallpart",
+        Flag,
+        Only(
+            "true",
+            "chunks are gathered until they make a part, whatever their size",
+        ),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.rootdirectory",
+        Text,
+        Differently(ROOT),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.storageclass",
+        Text,
+        Differently(
+            "`NONE` and nothing are the bucket's own; one from which nothing is read at once is an error",
+        ),
+    ),
+    key("storage.{s3,s3aws,s3goamz}.useragent", Text, Honoured),
+    key(
+        "storage.{s3,s3aws,s3goamz}.objectacl",
+        Text,
+        Differently("without it none is sent, which S3 takes for `private`"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.objectownership",
+        Flag,
+        Differently("true leaves `objectacl` out"),
+    ),
+    key(
+        "storage.{s3,s3aws,s3goamz}.loglevel",
+        Text,
+        Ignored("what fails is logged, and with `log.level: debug` what is tried again"),
+    ),
+    key("storage.azure.{container,accountname}", Text, Honoured),
+    key(
+        "storage.azure.accountkey",
+        Text,
+        Differently(
+            "without it the environment (`AZURE_STORAGE_ACCOUNT_KEY` and so on), a workload or managed \
+             identity",
+        ),
+    ),
+    key(
+        "storage.azure.credentials.type",
+        Choice(&["shared_key", "client_secret", "default_credentials"]),
+        Honoured,
+    ),
+    key(
+        "storage.azure.credentials.{clientid,tenantid,secret}",
+        Text,
+        Differently("with `type: client_secret`"),
+    ),
+    key(
+        "storage.azure.{realm,serviceurl}",
+        Text,
+        Differently("where the account is, if not at `core.windows.net`"),
+    ),
+    key("storage.azure.rootdirectory", Text, Differently(ROOT)),
+    key(
+        "storage.azure.max_retries",
+        Number,
+        Differently("4 without it"),
+    ),
+    key(
+        "storage.azure.retry_delay",
+        Duration,
+        Ignored("the first pause is 100 ms, and each is longer than the one before, with chance"),
+    ),
+    key("storage.gcs.bucket", Text, Honoured),
+    key(
+        "storage.gcs.keyfile",
+        Text,
+        Differently(
+            "without it and `credentials`, `GOOGLE_APPLICATION_CREDENTIALS` or the machine's account",
+        ),
+    ),
+    key(
+        "storage.gcs.credentials.{type,project_id,private_key_id,private_key,client_email,client_id,\
+         auth_uri,token_uri,auth_provider_x509_cert_url,client_x509_cert_url}",
+        Text,
+        Differently("the key of a service account, key by key"),
+    ),
+    key("storage.gcs.rootdirectory", Text, Differently(ROOT)),
+    key(
+        "storage.gcs.chunksize",
+        Size,
+        Differently("8 MiB without it, and 5 MiB for less, which the protocol does not have"),
+    ),
+    key(
+        "storage.gcs.maxconcurrency",
+        Number,
+        Differently("of all calls; 128 without it"),
+    ),
+    key("storage.oss.bucket", Text, Honoured),
+    key(
+        "storage.oss.{accesskeyid,accesskeysecret}",
+        Text,
+        Differently("OSS is spoken to by its S3 face: `accesskey` and `secretkey` of `storage.s3`"),
+    ),
+    key(
+        "storage.oss.region",
+        Text,
+        Differently(
+            "`region` of `storage.s3`, with `s3.<region>.aliyuncs.com` as `regionendpoint`",
+        ),
+    ),
+    key(
+        "storage.oss.endpoint",
+        Text,
+        Differently(
+            "`regionendpoint` of `storage.s3`; `s3.` is put before a name that begins with `oss-`",
+        ),
+    ),
+    key(
+        "storage.oss.internal",
+        Flag,
+        Differently("`s3.<region>-internal.aliyuncs.com`"),
+    ),
+    key("storage.oss.encrypt", Flag, Honoured),
+    key(
+        "storage.oss.encryptionkeyid",
+        Text,
+        Differently("`keyid` of `storage.s3`, with `encrypt: true` only"),
+    ),
+    key("storage.oss.secure", Flag, Honoured),
+    key(
+        "storage.oss.chunksize",
+        Size,
+        Differently("8 MiB without it, at least 5 MiB"),
+    ),
+    key("storage.oss.rootdirectory", Text, Differently(ROOT)),
     key(
         "storage.swift.{username,password,authurl,tenant,tenantid,domain,domainid,trustid,\
          insecureskipverify,region,container,rootdirectory,chunksize,prefix,secretkey,accesskey,\
          endpointtype,authversion,tempurlcontainerkey,tempurlmethods}",
         Anything,
-        Refused(NO_DRIVER),
-    ),
-    key(
-        "storage.oss.{accesskeyid,accesskeysecret,region,endpoint,internal,bucket,encrypt,\
-         encryptionkeyid,secure,chunksize,rootdirectory}",
-        Anything,
-        Refused(NO_DRIVER),
+        Refused(NO_SWIFT),
     ),
     key(
         "storage.rados.{poolname,username,chunksize}",
         Anything,
-        Refused(NO_DRIVER),
+        Refused(NO_RADOS),
     ),
     key("auth.none", Alone, Honoured),
     key("auth.silly.{realm,service}", Text, Honoured),
@@ -582,4 +778,35 @@ pub(crate) const KEYS: &[Key] = &[
     key("registry.notifications.outbox.directory", Text, Honoured),
     key("registry.notifications.outbox.maxbytes", Number, Honoured),
     key("registry.reload.interval", Duration, Honoured),
+    key(
+        "registry.storage.secretfile",
+        Text,
+        Differently(
+            "a file whose first line is the `secretkey`, `accountkey` or `secret` of the object store",
+        ),
+    ),
+    key(
+        "registry.storage.cafile",
+        Text,
+        Differently(
+            "authorities (PEM) by which the object store is trusted, instead of the system's",
+        ),
+    ),
+    key(
+        "registry.storage.timeout",
+        Duration,
+        Differently("how long the object store may keep silent; 30 s without it"),
+    ),
+    key(
+        "registry.storage.concurrency",
+        Number,
+        Differently("how many calls wait for the object store at once; 128 without it"),
+    ),
+    key(
+        "registry.storage.patience",
+        Duration,
+        Differently(
+            "how long an object store that cannot be reached is tried at start; a minute without it",
+        ),
+    ),
 ];

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub mod acumos;
+pub mod buckets;
 #[cfg(test)]
 mod documented;
 mod duration;
@@ -212,15 +213,20 @@ impl Loaded {
     /// A file says where content is kept; guessing could serve an empty folder
     fn storage_named(root: &Node) -> Result<(), Problem> {
         let entries = root.child("storage").map(Node::entries).unwrap_or_default();
-        if entries
-            .iter()
-            .any(|entry| matches!(entry.key.as_str(), "filesystem" | "inmemory"))
-        {
+        let named = |entry: &tree::Entry| read::DRIVERS.contains(&entry.key.as_str());
+        if entries.iter().any(named) {
             return Ok(());
         }
+        let names: Vec<String> = read::DRIVERS
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
         Err(Problem::at(
             &root.child("storage").unwrap_or(root).origin,
-            "expected `filesystem` or `inmemory` under `storage`, found neither",
+            format!(
+                "expected one of {} under `storage`, found none",
+                names.join(", ")
+            ),
         ))
     }
 }

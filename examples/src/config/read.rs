@@ -9,6 +9,7 @@ use regex::Regex;
 use registry_auth::{CertificateKind, CertificateName, CertificateOptions};
 
 use super::acumos;
+use super::buckets;
 use super::limits;
 use super::section::Section;
 use super::sections::{self, LEAST_MANIFEST_LIMIT};
@@ -21,12 +22,24 @@ use super::{
     StorageCheck, TcpCheck, Tls, TlsVersion, Token, TokenKeys, UploadPurge, Warning,
 };
 
+/// The names of what content can be kept in
+pub(super) const DRIVERS: [&str; 8] = [
+    "filesystem",
+    "inmemory",
+    "s3",
+    "azure",
+    "gcs",
+    "oss",
+    "s3aws",
+    "s3goamz",
+];
+
 /// Reads a tree whose keys are known, over what holds without it
 pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<Warning>), Problem> {
     let mut warnings = Vec::new();
     let root = Section::new(root, "");
     log(&root, &mut config.log)?;
-    storage(&root.section("storage"), &mut config.storage)?;
+    storage(&root, &mut config.storage)?;
     config.auth = auth(&root.section("auth"))?;
     http(&root.section("http"), &mut config.http, &mut warnings)?;
     config.notifications = notifications(&root.section("notifications"))?;
@@ -39,6 +52,17 @@ pub(crate) fn config(root: &Node, mut config: Config) -> Result<(Config, Vec<War
         config.catalog.max_entries = usize::try_from(entries).unwrap_or(usize::MAX);
     }
     own(&root.section("registry"), &mut config.registry)?;
+    let kept = matches!(config.storage.driver, Driver::Folder(_) | Driver::Memory);
+    if !kept && !config.notifications.endpoints.is_empty() && config.outbox_directory().is_none() {
+        warnings.push(Warning {
+            keys: vec!["notifications.endpoints".to_owned()],
+            origin: root.origin("notifications"),
+            what:
+                "events that are not delivered yet wait in memory, and are lost when the registry \
+                   ends; set `registry.notifications.outbox.directory` to a folder"
+                    .to_owned(),
+        });
+    }
     Ok((config, warnings))
 }
 
@@ -72,29 +96,36 @@ fn log(root: &Section<'_>, log: &mut sections::Log) -> Result<(), Problem> {
     Ok(())
 }
 
-fn storage(section: &Section<'_>, storage: &mut sections::Storage) -> Result<(), Problem> {
+fn storage(root: &Section<'_>, storage: &mut sections::Storage) -> Result<(), Problem> {
+    let section = &root.section("storage");
+    let own = root.section("registry").section("storage");
+    storage.connection = buckets::connection(&own)?;
     // A driver is chosen by its name, whatever stands under it.
-    let named = |name| {
-        section
-            .node
-            .and_then(|node| node.entries().iter().find(|entry| entry.key == name))
-    };
-    match (named("filesystem"), named("inmemory")) {
-        (Some(_), None) => {
-            let root = section.section("filesystem").text("rootdirectory")?;
-            // Distribution's own default.
-            let root = root.unwrap_or_else(|| "/var/lib/registry".to_owned());
-            storage.driver = Driver::Folder(root.into());
-        }
-        (None, Some(_)) => storage.driver = Driver::Memory,
-        (None, None) => {}
-        (Some(_), Some(second)) => {
+    let entries = section.node.map(Node::entries).unwrap_or_default();
+    let mut named = entries
+        .iter()
+        .filter(|entry| DRIVERS.contains(&entry.key.as_str()));
+    if let Some(first) = named.next() {
+        if let Some(second) = named.next() {
             return Err(Problem::at(
                 &second.origin,
-                "expected one of `filesystem` and `inmemory` under `storage`, got both; \
-                 `REGISTRY_STORAGE` replaces the whole section",
+                format!(
+                    "expected one place for content under `storage`, got `{}` and `{}`; \
+                     `REGISTRY_STORAGE` replaces the whole section",
+                    first.key, second.key
+                ),
             ));
         }
+        storage.driver = match first.key.as_str() {
+            "filesystem" => {
+                let root = section.section("filesystem").text("rootdirectory")?;
+                // Distribution's own default.
+                let root = root.unwrap_or_else(|| "/var/lib/registry".to_owned());
+                Driver::Folder(root.into())
+            }
+            "inmemory" => Driver::Memory,
+            name => buckets::read(name, section, &own, &mut storage.connection)?,
+        };
     }
     if let Some(enabled) = section.section("delete").flag("enabled")? {
         storage.delete = enabled;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::acumos;
+use super::buckets;
 use super::keys::{Fate, KEYS, expand};
 use super::limits;
 use super::secret::HIDDEN;
@@ -224,10 +225,11 @@ fn log(config: &Config) -> Out {
 
 fn storage(config: &Config) -> Out {
     let storage = &config.storage;
-    let driver = match &storage.driver {
+    let driver = buckets::out(&storage.driver, &storage.connection);
+    let driver = driver.unwrap_or_else(|| match &storage.driver {
         Driver::Folder(root) => ("filesystem", Out::map([("rootdirectory", Out::path(root))])),
-        Driver::Memory => ("inmemory", Out::map([])),
-    };
+        _ => ("inmemory", Out::map([])),
+    });
     let purging = match &storage.purge {
         Some(purge) => Out::map([
             ("enabled", Out::Flag(true)),
@@ -518,6 +520,12 @@ fn own(config: &Config) -> Out {
             Out::map([("interval", Out::duration(own.reload_interval))]),
         ),
     ]);
+    if let Out::Map(entries) = &mut sections
+        && !matches!(config.storage.driver, Driver::Folder(_) | Driver::Memory)
+    {
+        let connection = buckets::connection_out(&config.storage.connection);
+        entries.push(("storage".to_owned(), connection));
+    }
     if let (Out::Map(entries), Some(tokens)) = (&mut sections, &own.tokens) {
         entries.push(("tokens".to_owned(), tokens::out(tokens)));
     }

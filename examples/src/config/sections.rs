@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use registry_auth::CertificateOptions;
 
 use super::acumos::Credentials;
+use super::buckets::{Azure, Connection, Gcs, S3};
 use super::{Acumos, Headers, Limits, Secret, Tokens, Url};
 
 /// Everything that an operator can set
@@ -82,7 +83,8 @@ impl Config {
         }
         match &self.storage.driver {
             Driver::Folder(root) => Some(root.join("registry-outbox")),
-            Driver::Memory => None,
+            // Each event is a small file that is written and removed, which suits no bucket.
+            Driver::Azure(_) | Driver::Gcs(_) | Driver::Memory | Driver::S3(_) => None,
         }
     }
 }
@@ -146,6 +148,8 @@ pub struct Storage {
     pub read_only: bool,
     /// How abandoned uploads go; nothing when they stay
     pub purge: Option<UploadPurge>,
+    /// How an object store is reached
+    pub connection: Connection,
 }
 
 impl Default for Storage {
@@ -155,6 +159,7 @@ impl Default for Storage {
             delete: true,
             read_only: false,
             purge: Some(UploadPurge::default()),
+            connection: Connection::default(),
         }
     }
 }
@@ -162,10 +167,16 @@ impl Default for Storage {
 /// Where content is kept
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
+    /// In a container of Azure's blob storage
+    Azure(Box<Azure>),
     /// In a folder, in distribution's layout
     Folder(PathBuf),
+    /// In a bucket of Google's cloud storage
+    Gcs(Box<Gcs>),
     /// In memory, gone with the process
     Memory,
+    /// In a bucket of S3 or of what speaks it
+    S3(Box<S3>),
 }
 
 /// `storage.maintenance.uploadpurging`: how abandoned uploads go

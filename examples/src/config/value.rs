@@ -64,6 +64,22 @@ pub(crate) fn number(node: &Node) -> Result<i64, Problem> {
     Err(expected(node, Kind::Number))
 }
 
+/// A number of bytes, as distribution reads one: in quotes too, and with `0x`
+pub(crate) fn size(node: &Node) -> Result<u64, Problem> {
+    let read = |scalar: &super::tree::Scalar| {
+        let text = scalar.text.trim().replace('_', "");
+        match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+            Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16).ok(),
+            None => text.parse().ok(),
+        }
+    };
+    match &node.value {
+        Value::Scalar(scalar) => read(scalar),
+        _ => None,
+    }
+    .ok_or_else(|| expected(node, Kind::Size))
+}
+
 /// A duration as Go writes it
 pub(crate) fn duration(node: &Node) -> Result<Duration, Problem> {
     let Value::Scalar(scalar) = &node.value else {
@@ -125,6 +141,7 @@ pub(crate) fn check(node: &Node, kind: Kind) -> Result<(), Problem> {
     match kind {
         Kind::Flag => flag(node).map(drop),
         Kind::Number => number(node).map(drop),
+        Kind::Size => size(node).map(drop),
         Kind::Duration => duration(node).map(drop),
         Kind::Text => text(node).map(drop),
         Kind::Texts => texts(node).map(drop),
@@ -152,7 +169,7 @@ fn expected(node: &Node, kind: Kind) -> Problem {
         (Value::Scalar(scalar), Kind::Flag | Kind::Number) if scalar.only_text => {
             format!("the text {}", shown(node))
         }
-        (_, Kind::Flag | Kind::Number | Kind::Choice(_)) => shown(node),
+        (_, Kind::Flag | Kind::Number | Kind::Size | Kind::Choice(_)) => shown(node),
         // Elsewhere it may be a secret.
         _ => node.kind().to_owned(),
     };

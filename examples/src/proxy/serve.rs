@@ -36,6 +36,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::purge;
 use crate::serve::{Address, ServeError, Tasks, bind, listen, reachable, signals, tls};
+use crate::storage::{self, Storage};
 use crate::store_tags::StoreTags;
 
 /// Where a configuration comes from: a file, the command line, and the environment
@@ -93,9 +94,9 @@ pub async fn explain(source: &ProxySource, question: &Question) -> Result<Explai
     if question.digest.is_some()
         && let Tags::Embedded(tags) = &tags
     {
-        let metrics = Arc::new(Metrics::new(compose::driver_name(&registry.storage.driver)));
-        let store = compose::open_store(&registry.storage, metrics);
-        tags.set(store.map_err(|error| error.to_string())?);
+        let driver = storage::driver_name(&registry.storage.driver);
+        let storage = Storage::open(&registry.storage, Arc::new(Metrics::new(driver))).await;
+        tags.set(storage.map_err(|error| told(error).to_string())?.store());
     }
     question.ask(gate.explainer.as_ref()).await
 }
@@ -147,7 +148,8 @@ async fn serve_with(
     let mut tasks = Tasks::default();
     let guarded = match &tags {
         Tags::Embedded(tags) => {
-            let store = compose::open_store(&registry.storage, metrics.clone())?;
+            let storage = Storage::open(&registry.storage, metrics.clone()).await;
+            let store = storage.map_err(told)?.store();
             metrics.watch_hints(store.hint_counts());
             tags.set(store.clone());
             if let Some(schedule) = compose::purge_schedule(&registry.storage) {
@@ -409,6 +411,7 @@ fn told(error: ComposeError) -> ComposeError {
     .fold(error.moved("http.secret", "sessions"), |error, section| {
         error.outside(section)
     })
+    .moved("storage.filesystem.rootdirectory", "embedded")
 }
 
 /// How it logs

@@ -28,9 +28,6 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
 /// How many pieces S3 takes
 const PIECES: u64 = 10_000;
 
-/// How many pieces are copied at the same time
-const CONCURRENCY: usize = 8;
-
 /// How often a piece is tried
 const ATTEMPTS: u32 = 4;
 
@@ -122,7 +119,7 @@ impl Inner {
                     }
                 }
             })
-            .buffered(CONCURRENCY)
+            .buffered(self.copy_concurrency)
             .try_collect()
             .await;
         let completed = match parts {

@@ -7,6 +7,7 @@
 
 mod append;
 mod copy;
+mod endpoint;
 mod error;
 #[cfg(test)]
 mod fakes;
@@ -46,7 +47,7 @@ use crate::error::StorageError;
 pub use self::error::BucketError;
 pub use self::http::ConnectOptions;
 pub use self::probe::Capabilities;
-pub use self::providers::{AzureOptions, GcsOptions, S3Encryption, S3Options};
+pub use self::providers::{AzureOptions, AzurePrincipal, GcsOptions, S3Encryption, S3Options};
 
 /// For how long an answer of the bucket shows that it is there
 const SEEN: Duration = Duration::from_secs(5);
@@ -91,6 +92,8 @@ pub struct BucketOptions {
     pub copy_threshold: u64,
     /// The size of these pieces, in bytes: 128 MiB by default, from 5 MiB to 5 GiB
     pub copy_piece: u64,
+    /// How many of these pieces are copied at the same time; 8 by default, at least 1
+    pub copy_concurrency: usize,
 }
 
 impl Default for BucketOptions {
@@ -101,6 +104,7 @@ impl Default for BucketOptions {
             storage_class: None,
             copy_threshold: 512 * 1024 * 1024,
             copy_piece: 128 * 1024 * 1024,
+            copy_concurrency: 8,
         }
     }
 }
@@ -169,6 +173,8 @@ struct Inner {
     copy_threshold: u64,
     /// How large these are
     copy_piece: u64,
+    /// How many of them are copied at the same time
+    copy_concurrency: usize,
     attributes: Attributes,
     /// Who we are in a journal
     writer: String,
@@ -223,6 +229,7 @@ impl Bucket {
             storage_class,
             copy_threshold,
             copy_piece,
+            copy_concurrency,
         } = options;
         let root = Path::parse(root).map_err(|error| BucketError::Option {
             name: "rootdirectory",
@@ -239,6 +246,7 @@ impl Bucket {
                 part_size,
                 copy_threshold,
                 copy_piece,
+                copy_concurrency: copy_concurrency.max(1),
                 attributes,
                 writer: uuid::Uuid::new_v4().to_string(),
                 conditional: AtomicBool::new(true),

@@ -11,6 +11,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::{BackoffConfig, ClientOptions, RetryConfig};
 
 use super::copy::S3Calls;
+use super::endpoint::{Place, place};
 use super::http::{ConnectOptions, Connector};
 use super::{Bucket, BucketError, BucketOptions, Faces};
 
@@ -40,14 +41,24 @@ use super::{Bucket, BucketError, BucketOptions, Faces};
 pub struct S3Options {
     /// `bucket`
     pub bucket: String,
-    /// `region`; `us-east-1` if neither this nor the environment says it
+    /// `region`; without it that of the environment, and `us-east-1` at an endpoint
+    ///
+    /// Amazon is asked for nothing without a region.
     pub region: Option<String>,
     /// `regionendpoint`: where the store is, if not at Amazon; with `http://` it is reached
     /// without TLS
     pub region_endpoint: Option<String>,
     /// `forcepathstyle`: whether the bucket is in the path of a URL, not in the host name; by
-    /// default it is if there is an endpoint
+    /// default it is if there is an endpoint, and for a bucket with a dot in its name
     pub force_path_style: Option<bool>,
+    /// The opposite of `secure`: TLS is not spoken, unless the endpoint says `https://`
+    pub plain_http: bool,
+    /// `usedualstack`: Amazon is reached by IPv6 too
+    pub dual_stack: bool,
+    /// `accelerate`: Amazon is reached by the nearest of its edges
+    pub accelerate: bool,
+    /// `usefipsendpoint`: Amazon is reached by endpoints that fulfil FIPS 140
+    pub fips: bool,
     /// `accesskey`
     pub access_key: Option<String>,
     /// `secretkey`
@@ -90,8 +101,21 @@ pub struct AzureOptions {
     pub account: Option<String>,
     /// `accountkey`
     pub key: Option<String>,
+    /// `credentials`: what is used instead of a key
+    pub principal: Option<AzurePrincipal>,
     /// Where the account's blobs are, if not at `<account>.blob.core.windows.net`
     pub endpoint: Option<String>,
+}
+
+/// A program that is known to Entra, as which Azure is asked
+#[derive(Clone)]
+pub struct AzurePrincipal {
+    /// `clientid`
+    pub client_id: String,
+    /// `tenantid`
+    pub tenant_id: String,
+    /// `secret`
+    pub secret: String,
 }
 
 /// A bucket of Google's cloud storage
@@ -103,6 +127,8 @@ pub struct GcsOptions {
     pub bucket: String,
     /// `keyfile`: the path of a service account's key
     pub key_file: Option<String>,
+    /// `credentials`: that key itself, as JSON
+    pub key: Option<String>,
     /// Where the store is, if not at Google
     pub endpoint: Option<String>,
 }
@@ -118,6 +144,10 @@ impl fmt::Debug for S3Options {
             .field("region", &self.region)
             .field("region_endpoint", &self.region_endpoint)
             .field("force_path_style", &self.force_path_style)
+            .field("plain_http", &self.plain_http)
+            .field("dual_stack", &self.dual_stack)
+            .field("accelerate", &self.accelerate)
+            .field("fips", &self.fips)
             .field("access_key", &self.access_key)
             .field("secret_key", &shown(&self.secret_key))
             .field("session_token", &shown(&self.session_token))
@@ -133,8 +163,18 @@ impl fmt::Debug for AzureOptions {
             .field("container", &self.container)
             .field("account", &self.account)
             .field("key", &shown(&self.key))
+            .field("principal", &self.principal)
             .field("endpoint", &self.endpoint)
             .finish()
+    }
+}
+
+impl fmt::Debug for AzurePrincipal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AzurePrincipal")
+            .field("client_id", &self.client_id)
+            .field("tenant_id", &self.tenant_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,6 +183,7 @@ impl fmt::Debug for GcsOptions {
         f.debug_struct("GcsOptions")
             .field("bucket", &self.bucket)
             .field("key_file", &self.key_file)
+            .field("key", &shown(&self.key))
             .field("endpoint", &self.endpoint)
             .finish()
     }
@@ -205,6 +246,7 @@ impl Bucket {
             container,
             account,
             key,
+            principal,
             endpoint,
         } = azure;
         given("container", container)?;
@@ -225,6 +267,13 @@ impl Bucket {
         }
         if let Some(key) = key {
             builder = builder.with_access_key(key);
+        }
+        if let Some(principal) = principal {
+            builder = builder.with_client_secret_authorization(
+                &principal.client_id,
+                &principal.secret,
+                &principal.tenant_id,
+            );
         }
         if let Some(endpoint) = endpoint {
             builder = builder
@@ -258,6 +307,7 @@ impl Bucket {
         let GcsOptions {
             bucket,
             key_file,
+            key,
             endpoint,
         } = gcs;
         given("bucket", bucket)?;
@@ -267,6 +317,9 @@ impl Bucket {
             .with_bucket_name(bucket);
         if let Some(path) = key_file {
             builder = builder.with_service_account_path(path);
+        }
+        if let Some(key) = key {
+            builder = builder.with_service_account_key(key);
         }
         if let Some(endpoint) = endpoint {
             let http = endpoint.starts_with("http://");
@@ -299,7 +352,11 @@ pub(super) fn s3_faces(
         bucket,
         region,
         region_endpoint,
-        force_path_style,
+        force_path_style: _,
+        plain_http: _,
+        dual_stack: _,
+        accelerate: _,
+        fips: _,
         access_key,
         secret_key,
         session_token,
@@ -318,35 +375,24 @@ pub(super) fn s3_faces(
         .with_retry(retries(connect))
         .with_disable_bulk_delete(*bulk_delete == Some(false))
         .with_bucket_name(bucket);
-    if let Some(region) = region {
-        builder = builder.with_region(region);
-    }
     let endpoint = region_endpoint
         .clone()
         .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
-    let path_style = force_path_style.unwrap_or(endpoint.is_some());
-    builder = builder.with_virtual_hosted_style_request(!path_style);
-    if let Some(endpoint) = endpoint {
-        let (scheme, host) = match endpoint.split_once("://") {
-            Some((scheme @ ("http" | "https"), host)) => (scheme, host),
-            None => ("https", &*endpoint),
-            Some(_) => {
-                return Err(BucketError::Option {
-                    name: "regionendpoint",
-                    detail: format!("expected an http or https URL, found `{endpoint}`"),
-                });
-            }
-        };
-        let host = host.trim_end_matches('/');
-        // Whoever addresses buckets by host name has the bucket there already, for object_store.
-        let endpoint = match path_style {
-            true => format!("{scheme}://{host}"),
-            false => format!("{scheme}://{bucket}.{host}"),
-        };
-        builder = builder
-            .with_endpoint(endpoint)
-            .with_allow_http(scheme == "http");
-    }
+    let region = region
+        .clone()
+        .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Region))
+        .or_else(|| endpoint.as_ref().map(|_| "us-east-1".to_owned()))
+        .ok_or_else(|| BucketError::Option {
+            name: "region",
+            detail: "expected the region of the bucket, here or as `AWS_REGION`, found none"
+                .to_owned(),
+        })?;
+    let Place { url, path_style } = place(s3, endpoint.as_deref(), &region)?;
+    builder = builder
+        .with_virtual_hosted_style_request(!path_style)
+        .with_allow_http(url.starts_with("http://"))
+        .with_endpoint(url)
+        .with_region(region);
     if let (Some(access_key), Some(secret_key)) = (access_key, secret_key) {
         builder = builder
             .with_access_key_id(access_key)

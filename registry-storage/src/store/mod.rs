@@ -18,7 +18,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use registry_core::{Digest, RepositoryName};
 
-use crate::driver::{Key, Objects, Uploads};
+use crate::driver::{Driver, Key, Objects, Uploads};
 use crate::error::StorageError;
 
 pub use self::blobs::{BlobError, DeleteBlobError, HintCounts};
@@ -89,6 +89,22 @@ struct Inner {
 impl Store {
     /// A store on this driver
     pub fn new<D: Objects + Uploads>(driver: Arc<D>) -> Self {
+        Self::of(driver)
+    }
+
+    /// A store on this driver, whatever its type
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use registry_storage::{Driver, Memory, Store};
+    ///
+    /// let driver: Arc<dyn Driver> = Arc::new(Memory::new());
+    /// let store = Store::of(driver);
+    /// ```
+    pub fn of(driver: Arc<dyn Driver>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 objects: driver.clone(),

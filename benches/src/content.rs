@@ -8,6 +8,7 @@ use crate::Result;
 use crate::http::{Connection, with_query};
 use crate::load::at_once;
 use crate::process::Server;
+use crate::random::Random;
 
 const PIECE: u64 = 1 << 20;
 
@@ -299,13 +300,9 @@ impl Image {
 /// Bytes that look like any others
 fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut piece = Vec::with_capacity(size + 8);
-    // Any generator will do; this is splitmix64.
-    let mut state = seed;
+    let mut random = Random::new(seed);
     while piece.len() < size {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        piece.extend_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes());
+        piece.extend_from_slice(&random.next().to_le_bytes());
     }
     piece.truncate(size);
     piece

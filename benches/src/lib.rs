@@ -2,13 +2,16 @@
 
 pub mod content;
 pub mod count;
+pub mod day;
 pub mod http;
 pub mod load;
 pub mod machine;
 pub mod plot;
 pub mod process;
+pub mod random;
 pub mod report;
 pub mod s3;
+pub mod simulate;
 pub mod site;
 pub mod stock;
 pub mod tls;

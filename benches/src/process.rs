@@ -170,18 +170,8 @@ impl Server {
     ///
     /// A process that has ended.
     pub fn cpu(&self) -> Result<Duration> {
-        let mut ticks = 0;
-        for process in self.tree() {
-            let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-            // The name of the program may hold anything but `)` at its end.
-            let (_, fields) = text.rsplit_once(')').ok_or("no name in stat")?;
-            let times = fields.split_whitespace().skip(11).take(2);
-            ticks += times
-                .map(|field| field.parse::<u64>().unwrap_or_default())
-                .sum::<u64>();
-        }
-        // The unit of user space is fixed at a hundredth of a second on Linux.
-        Ok(Duration::from_millis(ticks * 10))
+        let processes = self.tree().into_iter();
+        processes.map(|process| cpu_of(&process.to_string())).sum()
     }
 
     /// The process, and what its main thread has started
@@ -259,6 +249,29 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The processor time that this program has used until now
+///
+/// # Errors
+///
+/// What the operating system says.
+pub fn own_cpu() -> Result<Duration> {
+    cpu_of("self")
+}
+
+fn cpu_of(process: &str) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name of the program may hold anything but `)` at its end.
+    let (_, fields) = text.rsplit_once(')').ok_or("no name in stat")?;
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().unwrap_or_default())
+        .sum();
+    // The unit of user space is fixed at a hundredth of a second on Linux.
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// One of our binaries, which lies beside the program that asks

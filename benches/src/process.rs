@@ -78,14 +78,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// A program that cannot be started, or does not listen; the error says what it printed last.
+    /// A program that cannot be started, or does not listen; the error says what it printed first.
     pub fn logging(address: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         command.stdout(file.try_clone()?).stderr(file);
         Self::listening(address, command).map_err(|error| {
             let text = fs::read_to_string(log).unwrap_or_default();
-            let last: Vec<&str> = text.lines().rev().take(5).collect();
-            format!("{error}\n{}", last.join("\n")).into()
+            let first: Vec<&str> = text.lines().take(3).collect();
+            format!("{error}; it says: {}", first.join(" ")).into()
         })
     }
 

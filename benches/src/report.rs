@@ -231,9 +231,11 @@ pub fn shown(number: f64) -> String {
             }
             text
         }
+        // A count has no digits behind the point.
+        whole if whole.fract() == 0.0 => format!("{number:.0}"),
         some if some >= 99.95 => format!("{number:.0}"),
         some if some >= 9.995 => format!("{number:.1}"),
-        some if some >= 0.0995 || some == 0.0 => format!("{number:.2}"),
+        some if some >= 0.0995 => format!("{number:.2}"),
         _ => format!("{number:.4}"),
     }
 }
@@ -267,7 +269,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("| a | 60,000 (8.00) | 40,000 (10.0) | 1.50x (0.80x) |"),
+            text.contains("| a | 60,000 (8) | 40,000 (10) | 1.50x (0.80x) |"),
             "{text}"
         );
     }
@@ -298,7 +300,8 @@ mod tests {
             (12.34, "12.3"),
             (1.234, "1.23"),
             (0.0123, "0.0123"),
-            (0.0, "0.00"),
+            (0.0, "0"),
+            (80.0, "80"),
             (-1234.0, "-1,234"),
         ] {
             assert_eq!(shown(number), text);

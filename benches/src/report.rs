@@ -125,10 +125,10 @@ impl Section {
         let mut text = format!("### {}\n\n", self.title);
         match names.as_slice() {
             [first, rest @ ..] if !rest.is_empty() => {
-                let _ = writeln!(text, "{first}, and in brackets {}.\n", rest.join(", "));
+                let _ = writeln!(text, "In {first}; in brackets {}.\n", rest.join(", "));
             }
             names => {
-                let _ = writeln!(text, "{}.\n", names.concat());
+                let _ = writeln!(text, "In {}.\n", names.concat());
             }
         }
         let mut line = |cells: Vec<String>| {

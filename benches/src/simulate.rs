@@ -245,7 +245,7 @@ impl Run<'_> {
             rest < 0.0
         });
         // Shares that do not add up to one by a rounding error leave it to the last.
-        let (_, work) = found.or(work.last()).expect("there is work");
+        let (_, work) = found.or_else(|| work.last()).expect("there is work");
         *work
     }
 }

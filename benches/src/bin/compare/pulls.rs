@@ -111,7 +111,7 @@ fn fill(runner: &Runner, blobs: &[Blob]) -> Result<Vec<(Kind, TempDir)>> {
         if kind == Kind::Nginx {
             for blob in blobs {
                 let path = root.path().join(path(blob).trim_start_matches('/'));
-                fs::create_dir_all(path.parent().unwrap_or(root.path()))?;
+                fs::create_dir_all(path.parent().unwrap_or_else(|| root.path()))?;
                 let mut file = BufWriter::new(File::create(path)?);
                 blob.each_piece(0, blob.size, |piece| file.write_all(piece))?;
                 file.flush()?;

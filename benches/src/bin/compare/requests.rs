@@ -63,7 +63,7 @@ fn cases(runner: &mut Runner) -> Result<()> {
                 ),
             ] {
                 let path = root.path().join(path.trim_start_matches('/'));
-                fs::create_dir_all(path.parent().unwrap_or(root.path()))?;
+                fs::create_dir_all(path.parent().unwrap_or_else(|| root.path()))?;
                 fs::write(path, content)?;
             }
         }

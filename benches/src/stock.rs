@@ -34,7 +34,9 @@ pub fn tag(number: u32) -> String {
 pub fn make_repositories(root: &Path, count: u32) -> Result<()> {
     let digest = make_manifest(root)?;
     for number in 0..count {
-        make_tag(&repository(root, &name(number)), "latest", &digest)?;
+        let repository = repository(root, &name(number));
+        make_revision(&repository, &digest)?;
+        make_tag(&repository, "latest", &digest)?;
     }
     Ok(())
 }
@@ -47,6 +49,7 @@ pub fn make_repositories(root: &Path, count: u32) -> Result<()> {
 pub fn make_tags(root: &Path, name: &str, count: u32) -> Result<()> {
     let digest = make_manifest(root)?;
     let repository = repository(root, name);
+    make_revision(&repository, &digest)?;
     (0..count).try_for_each(|number| make_tag(&repository, &tag(number), &digest))
 }
 
@@ -60,21 +63,20 @@ fn make_manifest(root: &Path) -> Result<Digest> {
     Ok(digest)
 }
 
+/// The manifest as one of a repository's own
+fn make_revision(repository: &Path, digest: &Digest) -> Result<()> {
+    let revisions = repository.join("_manifests/revisions/sha256");
+    make_link(&revisions.join(digest.hex()), digest)
+}
+
 fn make_tag(repository: &Path, tag: &str, digest: &Digest) -> Result<()> {
-    let hex = digest.hex();
-    let manifests = repository.join("_manifests");
-    for folder in [
-        manifests.join("revisions/sha256").join(&hex),
-        manifests.join("tags").join(tag).join("current"),
-        manifests
-            .join("tags")
-            .join(tag)
-            .join("index/sha256")
-            .join(&hex),
-    ] {
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("link"), digest.to_string())?;
-    }
+    let tags = repository.join("_manifests/tags");
+    make_link(&tags.join(tag).join("current"), digest)
+}
+
+fn make_link(folder: &Path, digest: &Digest) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("link"), digest.to_string())?;
     Ok(())
 }
 

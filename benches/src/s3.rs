@@ -142,8 +142,10 @@ fn garage(folder: TempDir) -> Result<Store> {
     }
     let version = Command::new(&program).arg("--version").output()?;
     let version = String::from_utf8_lossy(&version.stdout);
+    // `garage cargo:2.5.0 [features: …]`
+    let version = version.split('[').next().unwrap_or_default();
     Ok(Store {
-        name: version.lines().next().unwrap_or("garage").trim().to_owned(),
+        name: version.trim().replace("cargo:", ""),
         server,
         region: "garage",
         credentials,

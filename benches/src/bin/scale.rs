@@ -153,16 +153,18 @@ fn measure(server: &Server, duration: Duration) -> Result<Costs> {
     let (outcome, client) = costing(|| Load::get(path, CLIENTS, duration).put_on(server))?;
     let pulled = per(&outcome, client, outcome.bytes);
 
-    let blobs: Vec<Blob> = (0..500)
-        .map(|seed| Blob::new(1_000 + seed, SMALL))
-        .collect();
-    let (outcome, client) = costing(|| push(server, &blobs, 1))?;
+    let (outcome, client) = costing(|| push_small(server, duration))?;
     let blob = per(&outcome, client, outcome.requests);
     let each = outcome.elapsed.as_secs_f64() / outcome.requests as f64;
     let durable = (each - blob.server - blob.client).max(0.0);
 
-    let large = [Blob::new(3, PUSHED)];
-    let (outcome, client) = costing(|| push(server, &large, 1))?;
+    let large = Blob::new(3, PUSHED);
+    let (outcome, client) = costing(|| {
+        Outcome::of(server, || {
+            large.push(&mut server.connect()?, REPOSITORY, Way::Streamed)?;
+            Ok((1, large.size))
+        })
+    })?;
     let pushed = per(&outcome, client, outcome.bytes);
     Ok(Costs {
         request,
@@ -187,14 +189,18 @@ fn per(outcome: &Outcome, client: Duration, count: u64) -> Cost {
     }
 }
 
-fn push(server: &Server, blobs: &[Blob], streams: usize) -> Result<Outcome> {
+/// Pushes small blobs one after the other
+fn push_small(server: &Server, duration: Duration) -> Result<Outcome> {
     Outcome::of(server, || {
-        at_once(streams, |stream| {
-            let mut connection = server.connect()?;
-            let mut own = blobs.iter().skip(stream).step_by(streams);
-            own.try_for_each(|blob| blob.push(&mut connection, REPOSITORY, Way::Streamed))
-        })?;
-        Ok((blobs.len() as u64, blobs.iter().map(|blob| blob.size).sum()))
+        let started = Instant::now();
+        let mut connection = server.connect()?;
+        let mut count = 0;
+        while started.elapsed() < duration {
+            let blob = Blob::new(1_000_000 + count, SMALL);
+            blob.push(&mut connection, REPOSITORY, Way::Streamed)?;
+            count += 1;
+        }
+        Ok((count, count * SMALL))
     })
 }
 

@@ -134,7 +134,9 @@ fn main() -> Result<ExitCode> {
         text.push_str(&format!("- note: {note}\n"));
     }
     text.push_str("\n![The registry beside its peers](compare.svg)\n\n");
-    text.push_str(&Goal::markdown(&goals));
+    if !goals.is_empty() {
+        text.push_str(&Goal::markdown(&goals));
+    }
     for section in &runner.sections {
         text.push('\n');
         text.push_str(&section.markdown());

@@ -71,7 +71,7 @@ const HEADROOM: f64 = 0.7;
 /// The busiest minute of a day, to the day's average: an assumption
 const PEAK: f64 = 5.0;
 const OPERATIONS_A_DAY: f64 = 250e6;
-const SIMULATED: usize = 100_000;
+const SIMULATED: usize = 20_000;
 const MARKS: (&str, &str) = ("<!-- measured -->", "<!-- /measured -->");
 
 /// Seconds of processor time, of the server and of the client
@@ -114,9 +114,12 @@ fn main() -> Result<()> {
             .arg(root.path()),
     )?;
     let duration = Duration::from_secs_f64(arguments.seconds);
+    eprintln!("what requests and bytes cost");
     let costs = measure(&server, duration)?;
     costs.table(&mut text)?;
+    eprintln!("the simulation beside this machine");
     check(&server, &costs, duration, &mut text)?;
+    eprintln!("what more processes could do");
     project(&arguments, &costs, &mut text)?;
     println!("{text}");
     if let Some(path) = arguments.write {

@@ -4,9 +4,11 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use registry_core::manifest::Limits;
+use registry_core::page::next_link;
 use registry_core::upload::{ChunkHeader, Session};
 use registry_core::{
-    Algorithm, Digest, Hasher, Manifest, RangeHeader, Reference, RepositoryName, UploadId, route,
+    Algorithm, ChunkRange, Digest, ErrorCode, ErrorDetail, ErrorResponse, Hasher, Manifest, Page,
+    RangeHeader, Reference, RepositoryName, TagOrDigest, UploadId, route,
 };
 
 const DIGEST: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
@@ -31,6 +33,36 @@ fn parsers(c: &mut Criterion) {
             RangeHeader::parse(black_box("bytes=0-499,-500")).map(|header| header.resolve(10_000))
         });
     });
+    c.bench_function("range/chunk", |b| {
+        b.iter(|| ChunkRange::parse(black_box("1048576-2097151")));
+    });
+    c.bench_function("tag or digest/parse", |b| {
+        b.iter(|| black_box("v1.2.3").parse::<TagOrDigest>());
+    });
+}
+
+fn lists(c: &mut Criterion) {
+    c.bench_function("link/next page", |b| {
+        let query = [("n", "100"), ("last", "v1.2.3+build")];
+        b.iter(|| {
+            next_link(
+                black_box("/v2/library/some-app/tags/list"),
+                black_box(&query),
+            )
+        });
+    });
+    c.bench_function("link/which page", |b| {
+        b.iter(|| Page::new(black_box(Some("100")), black_box(Some("v1.2.3"))));
+    });
+}
+
+fn errors(c: &mut Criterion) {
+    c.bench_function("error/blob unknown", |b| {
+        b.iter(|| {
+            let error = ErrorDetail::new(ErrorCode::BlobUnknown, black_box(DIGEST));
+            ErrorResponse::new(vec![error]).to_json()
+        });
+    });
 }
 
 fn routing(c: &mut Criterion) {
@@ -51,6 +83,14 @@ fn routing(c: &mut Criterion) {
     });
     c.bench_function("route/complete upload", |b| {
         b.iter(|| route("PUT", black_box(upload), Some(black_box(&query))));
+    });
+    c.bench_function("route/a page of tags", |b| {
+        let path = "/v2/library/some-app/tags/list";
+        b.iter(|| route("GET", black_box(path), black_box(Some("n=100&last=v1.2.3"))));
+    });
+    let operation = route("PUT", upload, Some(&query)).unwrap();
+    c.bench_function("operation/access and label", |b| {
+        b.iter(|| (black_box(&operation).access(), operation.label()));
     });
 }
 
@@ -75,10 +115,15 @@ fn manifests(c: &mut Criterion) {
             r#"{{"schemaVersion":2,"config":{config},"layers":[{filling}],"annotations":{{}}}}"#
         ))
     };
+    let image = filled(&config, 10);
     let layers = filled(&config, 10_000);
     let unknown = r#""x":0,"#.repeat(600_000);
     let keys = filled(&format!("{{{unknown}{}", &config[1..]), 1);
-    for (what, raw) in [("10,000 layers", layers), ("600,000 unknown keys", keys)] {
+    for (what, raw) in [
+        ("10 layers", image),
+        ("10,000 layers", layers),
+        ("600,000 unknown keys", keys),
+    ] {
         assert!(
             Manifest::parse(raw.clone(), None, &limits).is_ok(),
             "{what}"
@@ -114,5 +159,5 @@ fn uploads(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, parsers, routing, manifests, uploads);
+criterion_group!(benches, parsers, routing, lists, errors, manifests, uploads);
 criterion_main!(benches);

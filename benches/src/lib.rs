@@ -1,8 +1,20 @@
 //! Benchmarks of the registry: see `benches/` for the parts and `src/bin/` for whole processes
 
+pub mod content;
+pub mod count;
+pub mod day;
 pub mod http;
 pub mod load;
+pub mod machine;
+pub mod plot;
 pub mod process;
+pub mod random;
+pub mod report;
+pub mod s3;
+pub mod simulate;
+pub mod site;
+pub mod stock;
+pub mod tls;
 
 /// What a program of this package gives back
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

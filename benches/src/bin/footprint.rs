@@ -6,7 +6,6 @@
 //! prints two tables: resident memory while four clients push and then pull a gibibyte each, and
 //! the time from start to the first answers with 100,000 repositories on disk.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +14,7 @@ use std::time::Instant;
 
 use registry_benches::http::{Connection, with_query};
 use registry_benches::process::{Server, ours};
+use registry_benches::stock::{make_repositories, name};
 use registry_benches::{Result, mebibytes};
 use registry_core::{Algorithm, Digest, Hasher};
 
@@ -59,12 +59,12 @@ fn memory(registry: &Path) -> Result<()> {
         mebibytes(idle)
     );
     let started = Instant::now();
-    let peak = server.peak_while(|| {
+    let (peak, _) = server.peak_while(|| {
         at_once(|client| push(&server.address, client, &digests[client as usize]))
     })?;
     row("push", started, peak);
     let started = Instant::now();
-    let peak = server.peak_while(|| {
+    let (peak, _) = server.peak_while(|| {
         at_once(|client| pull(&server.address, client, &digests[client as usize]))
     })?;
     row("pull", started, peak);
@@ -82,12 +82,13 @@ fn memory(registry: &Path) -> Result<()> {
 fn start(registry: &Path) -> Result<()> {
     let root = tempfile::tempdir()?;
     println!("\nmaking {REPOSITORIES} repositories");
-    make_repositories(root.path())?;
+    make_repositories(root.path(), REPOSITORIES)?;
 
+    let some = name(REPOSITORIES / 2);
     let paths = [
         "/v2/",
-        "/v2/group-50/name-50500/manifests/latest",
-        "/v2/group-50/name-50500/tags/list",
+        &format!("/v2/{some}/manifests/latest"),
+        &format!("/v2/{some}/tags/list"),
         "/v2/_catalog?n=100",
     ];
     let mut times = vec![Vec::new(); paths.len()];
@@ -110,31 +111,6 @@ fn start(registry: &Path) -> Result<()> {
             times[STARTS / 2].as_secs_f64() * 1e3,
             times[STARTS - 1].as_secs_f64() * 1e3
         );
-    }
-    Ok(())
-}
-
-/// Repositories with one tagged manifest each, in the layout that distribution writes
-fn make_repositories(root: &Path) -> Result<()> {
-    let top = root.join("docker/registry/v2");
-    let manifest = br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-    let digest = Digest::sha256(manifest);
-    let hex = digest.hex();
-    let blob = top.join("blobs/sha256").join(&hex[..2]).join(&hex);
-    fs::create_dir_all(&blob)?;
-    fs::write(blob.join("data"), manifest)?;
-    for number in 0..REPOSITORIES {
-        let repository = top.join(format!(
-            "repositories/group-{}/name-{number}",
-            number / 1_000
-        ));
-        for folder in [
-            repository.join("_manifests/revisions/sha256").join(&hex),
-            repository.join("_manifests/tags/latest/current"),
-        ] {
-            fs::create_dir_all(&folder)?;
-            fs::write(folder.join("link"), digest.to_string())?;
-        }
     }
     Ok(())
 }

@@ -63,6 +63,7 @@ fn main() -> Result<()> {
         headers: accept.clone(),
         connections,
         duration: ROUND,
+        expected: 200,
     };
     let manifests = |reference: &str| format!("/v2/{REPOSITORY}/manifests/{reference}");
     let blobs = |digest: &Digest| format!("/v2/{REPOSITORY}/blobs/{digest}");

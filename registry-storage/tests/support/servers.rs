@@ -134,6 +134,7 @@ impl Server {
                     account: Some(AZURE_ACCOUNT.to_owned()),
                     key: Some(AZURE_KEY.to_owned()),
                     endpoint: Some(format!("http://127.0.0.1:{}/{AZURE_ACCOUNT}", self.port)),
+                    ..AzureOptions::default()
                 };
                 Bucket::azure(&azure, options(root), &connect(patience)).unwrap()
             }

@@ -317,9 +317,8 @@ impl BucketAppend {
             .await;
         match completed {
             Ok(_) => {}
-            Err(error @ object_store::Error::NotFound { .. }) => {
-                let error = failed(self.key.as_str(), error);
-                if !error.is_not_found() {
+            Err(error) if is_over(&error) => {
+                if let error @ StorageError::Denied { .. } = failed(self.key.as_str(), error) {
                     return Err(error);
                 }
                 match self.inner.head(&key).await {
@@ -564,6 +563,14 @@ impl Append for BucketAppend {
         self.multipart = None;
         Ok(())
     }
+}
+
+/// Whether a multipart upload is not there any more, perhaps since it was completed before
+///
+/// Azure has no uploads: its blocks are no longer waiting to be put together.
+fn is_over(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. })
+        || error.to_string().contains("InvalidBlockList")
 }
 
 impl Drop for BucketAppend {

@@ -77,6 +77,7 @@ impl Storage {
             Driver::Folder(root) => {
                 let folder = FileSystem::open(root)
                     .map_err(|error| ComposeError::new(key(&config.driver, "bucket"), error))?;
+                describe_mount(&folder);
                 storage.driver = Arc::new(Measured::new(folder, observer));
                 return Ok(storage);
             }
@@ -124,6 +125,17 @@ impl Storage {
     /// Where the content is, for people
     pub fn description(&self) -> String {
         self.description.clone()
+    }
+}
+
+/// Says what a share that is mounted here promises, and what of that hurts
+fn describe_mount(folder: &FileSystem) {
+    let mount = folder.mount();
+    if mount.is_remote() {
+        tracing::info!("the storage folder is on a share: {mount}");
+    }
+    for warning in mount.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 

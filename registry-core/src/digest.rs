@@ -138,11 +138,19 @@ impl Digest {
     /// The hexadecimal digits behind the colon
     pub fn hex(&self) -> String {
         let mut hex = String::with_capacity(self.as_bytes().len() * 2);
-        for byte in self.as_bytes() {
-            hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            hex.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
+        // A string takes whatever is written to it.
+        let _ = self.write_hex(&mut hex);
         hex
+    }
+
+    fn write_hex(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        let mut digits = [0; 128];
+        let digits = &mut digits[..self.as_bytes().len() * 2];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.as_bytes()) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        out.write_str(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -150,7 +158,8 @@ const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm(), self.hex())
+        write!(f, "{}:", self.algorithm())?;
+        self.write_hex(f)
     }
 }
 

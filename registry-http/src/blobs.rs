@@ -23,7 +23,6 @@ pub(crate) async fn get(
     name: &RepositoryName,
     digest: &Digest,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let size = call.store().stat_blob(name, digest).await?;
     let reply = |status| {
         Reply::new(status)
             .header(CONTENT_DIGEST, digest)
@@ -31,10 +30,18 @@ pub(crate) async fn get(
             .header(header::CACHE_CONTROL, CACHE_CONTROL)
             .header(header::ACCEPT_RANGES, "bytes")
     };
+    let whole = || reply(StatusCode::OK).header(header::CONTENT_TYPE, "application/octet-stream");
+    if !call.head && !call.redirects() && is_for_the_whole(&call.headers) {
+        // What most pulls ask for, in one look at the blob.
+        let (size, stream) = call.store().open_blob(name, digest, None).await?;
+        call.events.blob_pulled(name, digest, size);
+        let body = ResponseBody::stream(size, stream.map_err(BodyError::from));
+        return Ok(whole().body(body));
+    }
+    let size = call.store().stat_blob(name, digest).await?;
     if conditional::client_has(&call.headers, digest) {
         return Ok(reply(StatusCode::NOT_MODIFIED).empty());
     }
-    let whole = || reply(StatusCode::OK).header(header::CONTENT_TYPE, "application/octet-stream");
     if call.head {
         // The length of the whole: a range means something to GET alone (RFC 9110, section
         // 14.2).
@@ -86,6 +93,11 @@ pub(crate) async fn delete(
     call.store().delete_blob(name, digest).await?;
     call.events.blob_deleted(name, digest).await?;
     Ok(Reply::new(StatusCode::ACCEPTED).empty())
+}
+
+/// Whether nothing is asked for but all of the blob, whatever the client has
+fn is_for_the_whole(headers: &HeaderMap) -> bool {
+    !headers.contains_key(header::RANGE) && !headers.contains_key(header::IF_NONE_MATCH)
 }
 
 fn resolve(headers: &HeaderMap, digest: &Digest, size: u64) -> Resolved {

@@ -14,6 +14,9 @@ pub(crate) fn etag(digest: &Digest) -> String {
 ///
 /// Clients of the reference registry send the digest without quotes too.
 pub(crate) fn client_has(headers: &HeaderMap, digest: &Digest) -> bool {
+    if !headers.contains_key(header::IF_NONE_MATCH) {
+        return false;
+    }
     let digest = digest.to_string();
     headers
         .get_all(header::IF_NONE_MATCH)

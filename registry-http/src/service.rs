@@ -422,6 +422,11 @@ impl Call {
         }
     }
 
+    /// Whether blobs may be elsewhere
+    pub(crate) fn redirects(&self) -> bool {
+        self.inner.redirects.is_some()
+    }
+
     /// Where else the caller can get a blob that is in the repository
     pub(crate) async fn redirect(
         &self,

@@ -145,9 +145,8 @@ impl CopyArguments {
                 return Err(same(&self.from, &self.to));
             }
             must_exist(&source.driver, &self.from)?;
-            let target_config = &self.to;
             let from = open(&source, &self.from).await?;
-            let to = open(&target, target_config).await?;
+            let to = open(&target, &self.to).await?;
             let options = CopyOptions::default()
                 .with_concurrency(self.scope.concurrency)
                 .with_tags(self.tags.into())
@@ -208,7 +207,7 @@ impl Scope {
     fn filter(&self) -> Option<impl Fn(&RepositoryName) -> bool + Send + Sync + 'static> {
         let patterns = self.repository.clone();
         (!patterns.is_empty())
-            .then(|| move |name: &RepositoryName| patterns.iter().any(|one| one.matches(name)))
+            .then_some(move |name: &RepositoryName| patterns.iter().any(|one| one.matches(name)))
     }
 }
 

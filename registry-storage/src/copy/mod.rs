@@ -1,6 +1,6 @@
 //! A whole registry from one storage to another, and whether a registry is whole
 //!
-//! [`Copy`] knows distribution's layout, and so the order in which content may come: the bytes
+//! [`Copy`](struct@Copy) knows distribution's layout, and so the order in which content may come: the bytes
 //! of a blob, the repository's link to it, then the manifests that need it, then the tags that
 //! point to those. At every moment, whatever is reachable at the target is there. A run that was
 //! killed is finished by running again, which needs no notes: what is at the target already is

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use registry_core::{ByteRange, Digest, Hasher, Manifest, RepositoryName};
 
 use super::manifests::stored_limits;
-use super::{CONCURRENCY, SOURCES_PER_BLOB, Store};
+use super::{CONCURRENCY, SOURCES_PER_BLOB, Seen, Store};
 use crate::driver::{ByteStream, Key};
 use crate::error::StorageError;
 use crate::layout;
@@ -111,7 +111,7 @@ impl Store {
             return Err(unknown());
         }
         let size = self.blob_size(digest).await?.ok_or_else(unknown)?;
-        self.remember_source(digest, name);
+        self.remember_source(digest, name, size);
         Ok(size)
     }
 
@@ -156,7 +156,7 @@ impl Store {
             // As for who asks for the size alone.
             Ok((0, _)) if *digest != Digest::of(digest.algorithm(), b"") => Err(unknown()),
             Ok((size, stream)) => {
-                self.remember_source(digest, name);
+                self.remember_source(digest, name, size);
                 Ok((size, stream))
             }
             Err(StorageError::NotFound { .. }) => Err(unknown()),
@@ -215,14 +215,14 @@ impl Store {
         to: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StorageError> {
-        match self.stat_blob(from, digest).await {
-            Ok(_) => {}
+        let size = match self.stat_blob(from, digest).await {
+            Ok(size) => size,
             Err(BlobError::Unknown { .. }) => return Ok(false),
             Err(BlobError::Storage(error)) => return Err(error),
-        }
+        };
         self.write_link(&layout::layer_link(to, digest), digest)
             .await?;
-        self.remember_source(digest, to);
+        self.remember_source(digest, to, size);
         Ok(true)
     }
 
@@ -231,13 +231,13 @@ impl Store {
     /// A hint for a mount that names no source: [`Store::mount_blob`] looks whether it is still
     /// so, and the caller must still be allowed to read there.
     pub fn blob_sources(&self, digest: &Digest) -> Vec<RepositoryName> {
-        let names = self.inner.sources.get(digest);
-        let count = match &names {
+        let seen = self.inner.sources.get(digest);
+        let count = match &seen {
             Some(_) => &self.inner.hint_counts.hits,
             None => &self.inner.hint_counts.misses,
         };
         count.fetch_add(1, Ordering::Relaxed);
-        names.map(|names| names.to_vec()).unwrap_or_default()
+        seen.map(|seen| seen.names.to_vec()).unwrap_or_default()
     }
 
     /// How often [`Store::blob_sources`] had an answer, counted on as it is asked
@@ -245,9 +245,13 @@ impl Store {
         self.inner.hint_counts.clone()
     }
 
-    pub(super) fn remember_source(&self, digest: &Digest, name: &RepositoryName) {
+    pub(super) fn remember_source(&self, digest: &Digest, name: &RepositoryName, size: u64) {
         let known = self.inner.sources.get(digest);
-        let known = known.as_deref().unwrap_or_default();
+        let known = match &known {
+            Some(seen) if seen.size == size => &seen.names[..],
+            // It was set aside and pushed again, or is being.
+            _ => &[],
+        };
         if known.first() == Some(name) {
             return;
         }
@@ -256,7 +260,7 @@ impl Store {
             .take(SOURCES_PER_BLOB)
             .cloned()
             .collect();
-        self.inner.sources.insert(*digest, names);
+        self.inner.sources.insert(*digest, Seen { names, size });
     }
 
     /// The size of the bytes under a digest, whoever has them

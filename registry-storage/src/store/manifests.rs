@@ -349,13 +349,16 @@ impl Store {
             .await
     }
 
-    /// Whether this process saw the blob in the repository lately
+    /// Whether this process saw the blob in the repository lately, as large as it should be
     fn was_seen(&self, name: &RepositoryName, dependency: &Dependency) -> bool {
         let DescriptorDigest::Known(digest) = &dependency.descriptor.digest else {
             return false;
         };
-        let names = self.inner.sources.get(digest);
-        dependency.role != Role::Manifest && names.is_some_and(|names| names.contains(name))
+        let seen = self.inner.sources.get(digest);
+        dependency.role != Role::Manifest
+            && seen.is_some_and(|seen| {
+                seen.size == dependency.descriptor.size && seen.names.contains(name)
+            })
     }
 
     /// Those of the dependencies that the repository lacks

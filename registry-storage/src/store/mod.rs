@@ -83,12 +83,20 @@ pub struct Store {
     upload_lifetime: Option<Duration>,
 }
 
+/// Where a blob was last seen
+#[derive(Clone, Debug)]
+struct Seen {
+    /// The latest first
+    names: Arc<[RepositoryName]>,
+    size: u64,
+}
+
 #[derive(Debug)]
 struct Inner {
     objects: Arc<dyn Objects>,
     uploads: Arc<dyn Uploads>,
     /// Where blobs were last seen: a hint for mounts without a source, verified before use
-    sources: Cache<Digest, Arc<[RepositoryName]>>,
+    sources: Cache<Digest, Seen>,
     hint_counts: Arc<HintCounts>,
     manifests: ManifestCache,
 }

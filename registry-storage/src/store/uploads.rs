@@ -621,6 +621,7 @@ impl Upload {
         let store = &self.store;
         // The link first: until there is a blob it says nothing, and once there is one the
         // session has ended. Whenever this breaks off, there is the one or the other.
+        let size = file.size();
         store
             .write_link(&layout::layer_link(&self.name, &digest), &digest)
             .await?;
@@ -633,7 +634,7 @@ impl Upload {
             }
             Err(error) => return Err(error.into()),
         }
-        store.remember_source(&digest, &self.name);
+        store.remember_source(&digest, &self.name, size);
         if file.note().is_some() {
             // It was one with its bytes.
             return Ok(());

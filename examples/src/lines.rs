@@ -307,7 +307,7 @@ pub(crate) mod tests {
             let mine = text.lines().filter_map(|line| line.strip_prefix(&prefix));
             assert!(mine.eq((0..QUEUE).map(|line| line.to_string())));
         }
-        lines.send("last\n".to_owned());
+        lines.send("last\n");
         drop(lines);
         writer.join();
         assert!(sink.text().ends_with("last\n"));
@@ -352,7 +352,7 @@ pub(crate) mod tests {
         let shut = gate.lock().unwrap();
         let sent = 4 * QUEUE;
         for _ in 0..sent {
-            lines.send("x\n".to_owned());
+            lines.send("x\n");
         }
         drop(shut);
         drop(lines);

@@ -45,7 +45,7 @@ pub(crate) fn push_everything(
 }
 
 #[track_caller]
-fn has_both_families(served: &std::collections::BTreeMap<String, (String, Digest)>) {
+pub(crate) fn has_both_families(served: &std::collections::BTreeMap<String, (String, Digest)>) {
     for media_type in [
         MediaType::OCI_MANIFEST,
         MediaType::OCI_INDEX,

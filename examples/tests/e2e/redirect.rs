@@ -2,7 +2,6 @@
 //! same folder, and what CloudFront would verify
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -14,78 +13,11 @@ use registry_core::Digest;
 use crate::clients::podman_command;
 use crate::engines::Docker;
 use crate::support::clients::{Home, find, find_for_root, is_root};
+use crate::support::garage::Garage;
 use crate::support::http::{self, ask};
 use crate::support::image::{Layout, digest_of_file};
 use crate::support::process::{Daemon, Server, free_address, run};
 use crate::support::site::Site;
-
-/// The key by which garage is spoken to
-const KEY: [&str; 2] = [
-    "GK000000000000000000000001",
-    "0000000000000000000000000000000000000000000000000000000000000002",
-];
-
-/// A store that speaks S3 and believes no signature that it has not verified
-struct Garage {
-    address: String,
-    site: Site,
-    _daemon: Daemon,
-}
-
-impl Garage {
-    /// One with the bucket `images`, or a visible skip
-    #[track_caller]
-    fn start() -> Option<Self> {
-        let folders =
-            std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin/garage"));
-        let program = match folders.filter(|path| path.is_file()) {
-            Some(program) => program,
-            None => find("garage", "cargo install garage")?,
-        };
-        let site = Site::new();
-        let (address, rpc) = (free_address(), free_address());
-        let folder = site.path("");
-        let config = site.write(
-            "garage.toml",
-            &format!(
-                "metadata_dir = '{0}/meta'\ndata_dir = '{0}/data'\ndb_engine = 'sqlite'\n\
-                 replication_factor = 1\nrpc_bind_addr = '{rpc}'\nrpc_public_addr = '{rpc}'\n\
-                 rpc_secret = '{1:064}'\n[s3_api]\ns3_region = 'garage'\n\
-                 api_bind_addr = '{address}'\nroot_domain = '.s3.invalid'\n",
-                folder.display(),
-                1
-            ),
-        );
-        let garage = |arguments: &[&str]| {
-            let mut command = Command::new(&program);
-            command.arg("-c").arg(&config).args(arguments);
-            command
-        };
-        let mut server = garage(&["server", "--single-node", "--default-bucket"]);
-        server
-            .env("GARAGE_DEFAULT_ACCESS_KEY", KEY[0])
-            .env("GARAGE_DEFAULT_SECRET_KEY", KEY[1])
-            .env("GARAGE_DEFAULT_BUCKET", "images");
-        let daemon = Daemon::start(server, &site.path("garage.log"), || {
-            garage(&["bucket", "info", "images"])
-        });
-        Some(Self {
-            address,
-            site,
-            _daemon: daemon,
-        })
-    }
-
-    /// A registry on the bucket, with more in the section of its storage and after it
-    #[track_caller]
-    fn serve(&self, storage: &str, more: &str) -> Server {
-        self.site.serve_with(&format!(
-            "version: 0.1\nhttp: {{addr: '127.0.0.1:0'}}\nstorage:\n  s3: {{regionendpoint: 'http://{}', region: garage, bucket: \
-             images, rootdirectory: some/where, accesskey: {}, secretkey: '{}'}}\n{storage}\n{more}",
-            self.address, KEY[0], KEY[1]
-        ))
-    }
-}
 
 /// A blob that is in the registry now
 fn pushed(server: &Server) -> (Digest, String, Vec<u8>) {

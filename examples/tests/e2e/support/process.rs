@@ -123,6 +123,13 @@ impl Server {
     /// As [`Server::reference`], with this section `auth`
     #[track_caller]
     pub(crate) fn reference_with(root: &Path, auth: &str) -> Option<Self> {
+        let storage = format!("filesystem: {{rootdirectory: '{}'}}", root.display());
+        Self::reference_on(&storage, auth)
+    }
+
+    /// As [`Server::reference_with`], with these entries under `storage`
+    #[track_caller]
+    pub(crate) fn reference_on(storage: &str, auth: &str) -> Option<Self> {
         let program = clients::find("docker-registry", "docker-registry")?;
         let config = tempfile::NamedTempFile::new().expect("a temporary file");
         // A port that was free a moment ago may be taken by now; then another one is.
@@ -130,12 +137,12 @@ impl Server {
             let address = free_address();
             let text = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-                 storage: {{filesystem: {{rootdirectory: '{}'}}, delete: {{enabled: true}}}}\n\
-                 http: {{addr: '{address}'}}\n{auth}\n",
-                root.display()
+                 storage: {{{storage}, delete: {{enabled: true}}}}\n\
+                 http: {{addr: '{address}'}}\n{auth}\n"
             );
             fs::write(config.path(), text).expect("the configuration is written");
-            let mut child = Command::new(&program)
+            // With `AWS_CA_BUNDLE` it panics.
+            let mut child = untold(&program)
                 .arg("serve")
                 .arg(config.path())
                 .stdin(Stdio::null())

@@ -243,6 +243,16 @@ pub trait Append: fmt::Debug + Send + 'static {
     /// call. At most one write is under way. If this is dropped, the write goes on.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError>;
 
+    /// Adds bytes at the end that lie in several pieces, in order
+    ///
+    /// As [`Append::write`] does with each of them.
+    async fn write_vectored(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
+        for piece in pieces {
+            self.write(piece).await?;
+        }
+        Ok(())
+    }
+
     /// Says what the upload is to become, before its bytes are written
     ///
     /// A driver may then put the bytes where they will stay, and save itself a copy. If the
@@ -269,6 +279,7 @@ pub trait Append: fmt::Debug + Send + 'static {
 
     /// After how many bytes a sync is worth its cost while there are more to come
     ///
+    /// See [`Append::sync_behind`].
     /// `None` where a sync costs so much that it is better to lose what one request brought.
     fn checkpoint(&self) -> Option<u64> {
         Some(32 * 1024 * 1024)
@@ -276,6 +287,15 @@ pub trait Append: fmt::Debug + Send + 'static {
 
     /// Makes durable all that was written
     async fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// Begins to make durable all that was written, while more is written
+    ///
+    /// When this returns, what was written before the previous call is durable. A driver that
+    /// cannot do both at once makes it all durable. If this is dropped, the sync goes on as a
+    /// write does.
+    async fn sync_behind(&mut self) -> Result<(), StorageError> {
+        self.sync().await
+    }
 
     /// Cuts the upload to its first `size` bytes, after which writing goes on
     ///
@@ -294,6 +314,15 @@ pub trait Append: fmt::Debug + Send + 'static {
     /// After this, nothing may be written any more: the upload can be synced, cut to nothing or
     /// published.
     async fn content(&mut self) -> Result<ByteStream, StorageError>;
+
+    /// Says what object is to be there before the upload becomes one
+    ///
+    /// Returns whether [`Append::publish`] stores it, as [`Objects::write`] does, because that
+    /// costs less than one after the other; if not, it is for the caller to store.
+    fn accompany(&mut self, key: &Key, bytes: Bytes) -> bool {
+        let _ = (key, bytes);
+        false
+    }
 
     /// Makes all that was written the object `to`, replacing what is there
     ///

@@ -397,6 +397,10 @@ impl Append for MeasuredAppend {
         self.upload.aim(to);
     }
 
+    fn accompany(&mut self, key: &Key, bytes: Bytes) -> bool {
+        self.upload.accompany(key, bytes)
+    }
+
     fn note(&self) -> Option<Bytes> {
         self.upload.note()
     }
@@ -413,6 +417,17 @@ impl Append for MeasuredAppend {
         let length = bytes.len() as u64;
         let call = self.upload.write(bytes);
         report(&*self.observer, StorageCall::UploadWrite, call, |()| length).await
+    }
+
+    async fn write_vectored(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let call = self.upload.write_vectored(pieces);
+        report(&*self.observer, StorageCall::UploadWrite, call, |()| length).await
+    }
+
+    async fn sync_behind(&mut self) -> Result<(), StorageError> {
+        let call = self.upload.sync_behind();
+        report(&*self.observer, StorageCall::UploadSync, call, nothing).await
     }
 
     async fn sync(&mut self) -> Result<(), StorageError> {

@@ -53,6 +53,8 @@ pub async fn run(driver: Arc<dyn Driver>) {
     writers_outlive_deleters(driver.clone()).await;
     appends_and_publishes(driver.clone()).await;
     publishes_what_was_not_synced(driver.clone()).await;
+    writes_pieces_while_it_syncs(driver.clone()).await;
+    publishes_in_company(driver.clone()).await;
     gives_back_what_was_written(driver.clone()).await;
     reopens_only_what_is_there(driver.clone()).await;
     cuts_an_upload(driver.clone()).await;
@@ -515,6 +517,67 @@ pub async fn publishes_what_was_not_synced(driver: Arc<dyn Driver>) {
         assert!(all[size - kept as usize..] == found, "{size} {aim:?}");
         driver.delete_tree(&child(&folder, "up")).await.unwrap();
     }
+}
+
+/// Pieces keep their order, also while those before them are being synced
+pub async fn writes_pieces_while_it_syncs(driver: Arc<dyn Driver>) {
+    let folder = empty(&*driver, "pieces").await;
+    let (upload, to) = (child(&folder, "up/data"), child(&folder, "to/ab/data"));
+    let mut append = driver.append(&upload).await.unwrap();
+    let mut expected = Vec::new();
+    for round in 0..6 {
+        let pieces: Vec<_> = [0, 1, 100_000, 0, 300_000, 7]
+            .into_iter()
+            .map(|size| pattern(size, round))
+            .collect();
+        expected.extend(pieces.concat());
+        append.write_vectored(pieces).await.unwrap();
+        append.write_vectored(Vec::new()).await.unwrap();
+        assert_eq!(append.size(), expected.len() as u64);
+        if round % 2 == 1 {
+            append.sync_behind().await.unwrap();
+        }
+    }
+    // What is cut off does not come back with a sync that began before.
+    append.sync().await.unwrap();
+    append.write(pattern(200_000, 9)).await.unwrap();
+    if driver.notes().is_none() {
+        append.sync_behind().await.unwrap();
+    }
+    append.truncate(expected.len() as u64).await.unwrap();
+    append.write(pattern(10, 10)).await.unwrap();
+    expected.extend(pattern(10, 10));
+    append.sync_behind().await.unwrap();
+    append.publish(&to).await.unwrap();
+    assert!(read(&*driver, &to).await == expected);
+}
+
+/// What is to be there before an upload becomes an object is there with it, or is refused
+pub async fn publishes_in_company(driver: Arc<dyn Driver>) {
+    let folder = empty(&*driver, "company").await;
+    let (upload, to) = (child(&folder, "up/data"), child(&folder, "to/ab/data"));
+    let link = child(&folder, "links/ab/link");
+    // Not there; there with the same content; there with other content.
+    for text in ["one", "one", "another"] {
+        let mut append = driver.append(&upload).await.unwrap();
+        append.write(pattern(100_000, 1)).await.unwrap();
+        let before = driver.read(&link, 100).await.ok();
+        let stored = append.accompany(&link, text.into());
+        assert_eq!(driver.read(&link, 100).await.ok(), before, "too early");
+        append.publish(&to).await.unwrap();
+        assert!(read(&*driver, &to).await == pattern(100_000, 1));
+        match stored {
+            true => assert_eq!(driver.read(&link, 100).await.unwrap(), text),
+            false => assert_eq!(driver.read(&link, 100).await.ok(), before),
+        }
+    }
+
+    // One that is not published brings nothing with it.
+    let mut append = driver.append(&upload).await.unwrap();
+    let _ = append.accompany(&child(&folder, "links/no/link"), "no".into());
+    append.sync().await.unwrap();
+    drop(append);
+    assert_absent(&*driver, &child(&folder, "links/no/link")).await;
 }
 
 /// What was written is read once more, and then published, or cut to nothing

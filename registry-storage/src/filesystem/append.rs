@@ -7,9 +7,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::fs::{self, AtFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
-use super::publish::{ATTEMPTS, FILE_MODE, RETRY_AFTER, Unsynced, write_all};
+use super::publish::{ATTEMPTS, FILE_MODE, RETRY_AFTER, Unsynced, write_all_vectored};
 use super::share::identity;
 use super::{Root, failed, pooled};
 use crate::driver::{Append, ByteStream, Key};
@@ -39,6 +39,10 @@ pub(super) struct FileAppend {
     dirty: bool,
     /// What makes the file's name durable, if it was created here
     unsynced: Unsynced,
+    /// A sync of what was written before it, while more is written
+    syncing: Option<JoinHandle<Result<(), Errno>>>,
+    /// What is to be there before the upload is an object
+    beside: Option<(Key, Bytes)>,
 }
 
 impl FileAppend {
@@ -122,6 +126,8 @@ impl FileAppend {
                 // Whoever wrote what is there may have been killed before syncing it.
                 dirty: true,
                 unsynced,
+                syncing: None,
+                beside: None,
             });
         }
         Err(root.restless(&key))
@@ -148,6 +154,22 @@ impl FileAppend {
         // start the next one beside it, nor miss its error.
         let ended = running.await;
         self.running = None;
+        self.judge(ended)
+    }
+
+    /// Waits for the sync that runs beside the writes
+    ///
+    /// The system says only once that something could not be stored, perhaps to this one.
+    async fn settle_sync(&mut self) -> Result<(), StorageError> {
+        let Some(syncing) = &mut self.syncing else {
+            return Ok(());
+        };
+        let ended = syncing.await;
+        self.syncing = None;
+        self.judge(ended)
+    }
+
+    fn judge(&mut self, ended: Result<Result<(), Errno>, JoinError>) -> Result<(), StorageError> {
         let error = match ended {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(errno)) => failed(self.key.as_str(), errno),
@@ -168,19 +190,38 @@ impl Append for FileAppend {
     }
 
     async fn write(&mut self, bytes: Bytes) -> Result<(), StorageError> {
+        self.write_vectored(vec![bytes]).await
+    }
+
+    async fn write_vectored(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
         self.settle().await?;
-        let (offset, length) = (self.size, bytes.len());
+        let offset = self.size;
+        let length: usize = pieces.iter().map(Bytes::len).sum();
         self.dirty = true;
         self.size += length as u64;
-        self.start(move |file| write_all(file, &bytes, offset));
+        self.start(move |file| write_all_vectored(file, &pieces, offset));
         if length <= SMALL {
             self.settle().await?;
         }
         Ok(())
     }
 
+    async fn sync_behind(&mut self) -> Result<(), StorageError> {
+        self.settle().await?;
+        self.settle_sync().await?;
+        // The disk is busy from early on, and not only at the end.
+        let (root, file) = (self.root.clone(), self.file.clone());
+        let unsynced = std::mem::take(&mut self.unsynced);
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            fs::fdatasync(&file)?;
+            root.sync_folders(&unsynced)
+        }));
+        Ok(())
+    }
+
     async fn sync(&mut self) -> Result<(), StorageError> {
         self.settle().await?;
+        self.settle_sync().await?;
         if !self.dirty {
             return Ok(());
         }
@@ -204,6 +245,7 @@ impl Append for FileAppend {
             });
         }
         if size < self.size {
+            self.settle_sync().await?;
             self.dirty = true;
             self.size = size;
             self.start(move |file| fs::ftruncate(file, size));
@@ -219,26 +261,24 @@ impl Append for FileAppend {
         Ok(object.stream(self.root.clone(), self.key.clone(), 0, self.size))
     }
 
+    fn accompany(&mut self, key: &Key, bytes: Bytes) -> bool {
+        self.beside = Some((key.clone(), bytes));
+        true
+    }
+
     async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {
         self.settle().await?;
-        if self.dirty {
-            // Its folder need not be synced: it is moved out of there.
-            self.start(|file| fs::fdatasync(file));
-            self.settle().await?;
-        }
+        self.settle_sync().await?;
         let (root, from, to) = (self.root.clone(), self.key.clone(), to.clone());
+        let beside = self.beside.take();
         // With the lock: nobody gets the file under its old name, even if this is dropped.
         let locked = self.file.clone();
-        let published = pooled(self.key.as_str(), move || {
-            let renamed = root.rename(&from, &to);
-            drop(locked);
-            renamed
+        self.ended = Some("the upload could not be published; open it again");
+        pooled(self.key.as_str(), move || {
+            root.publish(&locked, &from, &to, beside.as_ref())
         })
-        .await;
-        self.ended = Some(match &published {
-            Ok(()) => "the upload has become an object",
-            Err(_) => "the upload could not be published; open it again",
-        });
-        published
+        .await?;
+        self.ended = Some("the upload has become an object");
+        Ok(())
     }
 }

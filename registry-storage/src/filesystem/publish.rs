@@ -1,8 +1,11 @@
 //! Writing so that a crash at any instant leaves the old or the new, and nothing half
 
 use std::fs::File;
+use std::io::IoSlice;
+use std::thread::{self, Builder, ScopedJoinHandle};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use rustix::fs::{self, AtFlags, Dir, Mode, OFlags};
 use rustix::io::{self, Errno};
 
@@ -29,58 +32,138 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long to wait, as often, for what this machine has open on a share
 const HELD: Duration = Duration::from_millis(20);
 
+/// How many pieces are written in one call; Linux takes this many, and all systems some
+const VECTOR: usize = 1024;
+
 /// The largest content that is compared before it is written again
 const COMPARED: usize = 4096;
 
-/// Folders in which a folder was made, and that are still to be synced; the topmost first
-///
-/// They are synced after what goes below them: then a journalling file system writes its
-/// journal once, and the rest is done already.
+/// Folders in which something was put or made, and that are still to be synced
 pub(super) type Unsynced = Vec<String>;
+
+/// A file that is written and has not its place yet
+struct Temporary {
+    path: String,
+    /// Which file it is
+    identity: (u64, u64),
+}
 
 impl Root {
     /// Temporary file, sync, rename, sync of the folder
     pub(super) fn write(&self, key: &Key, bytes: &[u8]) -> Result<(), StorageError> {
-        if bytes.len() <= COMPARED && self.confirm(key, bytes) {
-            return Ok(());
+        let mut unsynced = Unsynced::new();
+        if let Some(temporary) = self.stage(key, bytes)? {
+            self.put(key, &temporary, &mut unsynced)?;
         }
-        self.replace(key, bytes, true)
+        self.sync_folders(&unsynced)
+            .map_err(|errno| failed(key.as_str(), errno))
     }
 
     /// As [`Root::write`], without the syncs
     pub(super) fn write_unsynced(&self, key: &Key, bytes: &[u8]) -> Result<(), StorageError> {
-        self.replace(key, bytes, false)
-    }
-
-    fn replace(&self, key: &Key, bytes: &[u8], sync: bool) -> Result<(), StorageError> {
-        let temporary = temporary_name();
         // An NFS client sends what was written when the file is closed. Only a sync tells whether
         // there was room for it, and it costs no more.
-        let written = self
-            .write_temporary(&temporary, bytes, sync || self.mount.is_nfs())
-            .map_err(|errno| failed(key.as_str(), errno))
-            .and_then(|file| {
-                self.place(key, sync, |folder, name| {
-                    let replacing = self.replacing(key);
-                    let moved = fs::renameat(&self.fd, &temporary, folder, name);
-                    drop(replacing);
-                    match moved {
-                        Err(Errno::NOENT) if self.has_arrived(key, file) => Ok(true),
-                        moved => moved.map(|()| true),
-                    }
-                })
-            });
-        if written.is_err() {
-            // It may not be there at all, and the first error is the one that counts.
-            let _ = fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
-        }
-        written.map(|_| ())
+        let temporary = self.write_temporary(key, bytes, self.mount.is_nfs())?;
+        self.put(key, &temporary, &mut Unsynced::new())
     }
 
     pub(super) fn rename(&self, from: &Key, to: &Key) -> Result<(), StorageError> {
+        let mut unsynced = Unsynced::new();
+        self.move_object(from, to, &mut unsynced)?;
+        self.sync_folders(&unsynced)
+            .map_err(|errno| failed(to.as_str(), errno))
+    }
+
+    /// Makes an upload the object `to`, and durable, after what is to be there before it
+    ///
+    /// `beside` is written as [`Root::write`] does. What the disk is asked to do for the two is
+    /// asked for at once: it takes about as long as for one.
+    pub(super) fn publish(
+        &self,
+        upload: &File,
+        from: &Key,
+        to: &Key,
+        beside: Option<&(Key, Bytes)>,
+    ) -> Result<(), StorageError> {
+        let stage = || match beside {
+            Some((key, bytes)) => self.stage(key, bytes),
+            None => Ok(None),
+        };
+        let (synced, staged) = thread::scope(|scope| {
+            // Nothing to wait for where there is nothing beside it.
+            let syncing = beside.and_then(|_| {
+                Builder::new()
+                    .spawn_scoped(scope, || fs::fdatasync(upload))
+                    .ok()
+            });
+            let staged = stage();
+            let synced = match syncing {
+                Some(thread) => joined(thread),
+                None => fs::fdatasync(upload),
+            };
+            (synced, staged)
+        });
+        let temporary = staged?;
+        // Its folder need not be synced: it is moved out of there.
+        if let Err(errno) = synced {
+            if let Some(temporary) = temporary {
+                self.discard(&temporary);
+            }
+            return Err(failed(from.as_str(), errno));
+        }
+        let mut unsynced = Unsynced::new();
+        if let (Some((key, _)), Some(temporary)) = (beside, temporary) {
+            self.put(key, &temporary, &mut unsynced)?;
+        }
+        self.move_object(from, to, &mut unsynced)?;
+        self.sync_folders(&unsynced)
+            .map_err(|errno| failed(to.as_str(), errno))
+    }
+
+    /// A synced temporary file to be put at `key`; `None` if what is there is the same
+    fn stage(&self, key: &Key, bytes: &[u8]) -> Result<Option<Temporary>, StorageError> {
+        if bytes.len() <= COMPARED && self.confirm(key, bytes) {
+            return Ok(None);
+        }
+        self.write_temporary(key, bytes, true).map(Some)
+    }
+
+    /// Puts a temporary file in its place; if that fails, it is gone
+    fn put(
+        &self,
+        key: &Key,
+        temporary: &Temporary,
+        unsynced: &mut Unsynced,
+    ) -> Result<(), StorageError> {
+        let put = self.place(key, unsynced, |folder, name| {
+            let replacing = self.replacing(key);
+            let moved = fs::renameat(&self.fd, &temporary.path, folder, name);
+            drop(replacing);
+            match moved {
+                Err(Errno::NOENT) if self.has_arrived(key, temporary.identity) => Ok(true),
+                moved => moved.map(|()| true),
+            }
+        });
+        if put.is_err() {
+            self.discard(temporary);
+        }
+        put.map(|_| ())
+    }
+
+    fn discard(&self, temporary: &Temporary) {
+        // It may not be there at all, and the error that led here is the one that counts.
+        let _ = fs::unlinkat(&self.fd, &temporary.path, AtFlags::empty());
+    }
+
+    fn move_object(
+        &self,
+        from: &Key,
+        to: &Key,
+        unsynced: &mut Unsynced,
+    ) -> Result<(), StorageError> {
         // Also says that it is no folder, and keeps folders from being made for nothing.
         let file = self.open_object(from)?.identity();
-        let moved = self.place(to, true, |folder, name| {
+        let moved = self.place(to, unsynced, |folder, name| {
             let replacing = self.replacing(to);
             let moved = fs::renameat(&self.fd, from.as_str(), folder, name);
             drop(replacing);
@@ -153,34 +236,31 @@ impl Root {
         Ok(())
     }
 
-    /// Puts something at `key`, in folders that are made if need be, and makes it durable if
-    /// that is wanted
+    /// Puts something at `key`, in folders that are made if need be
     ///
     /// `put` is given the open folder and the name in it. It says whether what it should put
-    /// there exists; if it does not, nothing was done.
+    /// there exists; if it does not, nothing was done. What is to be synced for it is added to
+    /// `unsynced`.
     fn place(
         &self,
         key: &Key,
-        sync: bool,
+        unsynced: &mut Unsynced,
         put: impl Fn(&File, &str) -> Result<bool, Errno>,
     ) -> Result<bool, StorageError> {
-        let fail = |errno| failed(key.as_str(), errno);
-        let mut unsynced = Unsynced::new();
         for _ in 0..ATTEMPTS {
-            let Some(folder) = self.make_parent(key, &mut unsynced)? else {
+            let Some(folder) = self.make_parent(key, unsynced)? else {
                 continue;
             };
             match put(&folder, key.name()) {
-                Ok(true) if !sync => return Ok(true),
-                Ok(true) => {
-                    sync_folder(&folder).map_err(fail)?;
-                    self.sync_folders(&unsynced).map_err(fail)?;
-                    return Ok(true);
+                Ok(done) => {
+                    if done {
+                        unsynced.push(key.parent().unwrap_or(".").to_owned());
+                    }
+                    return Ok(done);
                 }
-                Ok(false) => return Ok(false),
                 // Someone deleted the folder since it was opened.
                 Err(Errno::NOENT | Errno::STALE) => {}
-                Err(errno) => return Err(fail(errno)),
+                Err(errno) => return Err(failed(key.as_str(), errno)),
             }
         }
         Err(self.restless(key))
@@ -227,16 +307,48 @@ impl Root {
         Ok(())
     }
 
+    /// Makes durable what was done in these folders
+    ///
+    /// All at once: a journalling file system then writes its journal once, and the disk empties
+    /// its cache once, where one after the other each of them would wait for that.
     pub(super) fn sync_folders(&self, unsynced: &Unsynced) -> Result<(), Errno> {
-        for path in unsynced.iter().rev() {
+        let mut folders = Vec::with_capacity(unsynced.len());
+        for (place, path) in unsynced.iter().enumerate() {
+            if unsynced[..place].contains(path) {
+                continue;
+            }
             match self.open_folder(path) {
-                Ok(folder) => sync_folder(&folder)?,
+                Ok(folder) => folders.push(folder),
                 // Gone again with everything in it: there is nothing to keep.
                 Err(Errno::NOENT | Errno::STALE) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        Ok(())
+        let Some((last, others)) = folders.split_last() else {
+            return Ok(());
+        };
+        if self.mount.is_nfs() {
+            // What a server has answered it has stored: nothing is waited for.
+            return folders.iter().try_for_each(sync_folder);
+        }
+        thread::scope(|scope| {
+            let syncing: Vec<_> = others
+                .iter()
+                .map(|folder| {
+                    let started = Builder::new().spawn_scoped(scope, || sync_folder(folder));
+                    // Where there is no room for a thread, it is done here.
+                    started.map_err(|_| folder)
+                })
+                .collect();
+            let synced = sync_folder(last);
+            syncing
+                .into_iter()
+                .map(|syncing| match syncing {
+                    Ok(thread) => joined(thread),
+                    Err(folder) => sync_folder(folder),
+                })
+                .fold(synced, Result::and)
+        })
     }
 
     /// What is said when a folder is deleted as often as it is made
@@ -270,14 +382,30 @@ impl Root {
                 .is_ok()
     }
 
-    /// Returns which file it is
-    fn write_temporary(&self, path: &str, bytes: &[u8], sync: bool) -> Result<(u64, u64), Errno> {
-        let file = self.create_temporary(path)?;
-        write_all(&file, bytes, 0)?;
-        if sync {
-            fs::fsync(&file)?;
+    /// Writes what is to be put at `key`; if that fails, nothing is left of it
+    fn write_temporary(
+        &self,
+        key: &Key,
+        bytes: &[u8],
+        sync: bool,
+    ) -> Result<Temporary, StorageError> {
+        let path = temporary_name();
+        let write = || {
+            let file = self.create_temporary(&path)?;
+            write_all(&file, bytes, 0)?;
+            if sync {
+                fs::fsync(&file)?;
+            }
+            Ok(identity(&fs::fstat(&file)?))
+        };
+        match write() {
+            Ok(identity) => Ok(Temporary { path, identity }),
+            Err(errno) => {
+                // It may not be there at all, and the first error is the one that counts.
+                let _ = fs::unlinkat(&self.fd, &path, AtFlags::empty());
+                Err(failed(key.as_str(), errno))
+            }
         }
-        Ok(identity(&fs::fstat(&file)?))
     }
 
     /// Creates a temporary file, and the folder of such files if it is not there
@@ -345,6 +473,12 @@ fn sync_folder(folder: &File) -> Result<(), Errno> {
     }
 }
 
+/// What came of a sync in a thread of its own
+fn joined(thread: ScopedJoinHandle<'_, Result<(), Errno>>) -> Result<(), Errno> {
+    // It does nothing that panics. If it did all the same, nobody knows what is durable.
+    thread.join().unwrap_or(Err(Errno::IO))
+}
+
 /// A path for a temporary file that no other process has
 pub(super) fn temporary_name() -> String {
     format!("{TEMPORARY}/{}", uuid::Uuid::new_v4())
@@ -358,6 +492,32 @@ pub(super) fn write_all(file: &File, mut bytes: &[u8], mut offset: u64) -> Resul
             Ok(count) => {
                 bytes = &bytes[count..];
                 offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Writes pieces one behind the other, as many at a time as the system takes
+pub(super) fn write_all_vectored(
+    file: &File,
+    pieces: &[Bytes],
+    mut offset: u64,
+) -> Result<(), Errno> {
+    let mut slices: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut rest = &mut slices[..];
+    // None that are empty may come first, for nothing can be written of them.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        let count = rest.len().min(VECTOR);
+        match io::pwritev(file, &rest[..count], offset) {
+            // Not to get on without an error would be to try for ever.
+            Ok(0) => return Err(Errno::IO),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut rest, written);
+                offset += written as u64;
             }
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

@@ -5,6 +5,7 @@
 //! the driver, so that several processes may serve one storage.
 
 mod blobs;
+mod gathered;
 mod lists;
 mod manifest_cache;
 mod manifests;

@@ -12,7 +12,7 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 use registry_core::upload::{
@@ -20,6 +20,7 @@ use registry_core::upload::{
 };
 use registry_core::{Algorithm, Digest, Hasher, RepositoryName};
 
+use super::gathered::Gathered;
 use super::note::Note;
 use super::purge::date;
 use super::{SMALL_READ_LIMIT, Store};
@@ -535,8 +536,10 @@ impl Upload {
         E: Display,
     {
         let checkpoint = file.checkpoint().unwrap_or(u64::MAX);
-        let mut saved = self.session.offset();
-        let mut buffer = BytesMut::new();
+        let mut begun = self.session.offset();
+        // The hash of what is to be synced before more is written, and of what is being synced
+        let (mut due, mut behind): (Option<Hasher>, Option<Hasher>) = (None, None);
+        let mut gathered = Gathered::default();
         let mut chunk = self.session.chunk(header)?;
         let broken = loop {
             let frame = match body.try_next().await {
@@ -544,39 +547,33 @@ impl Upload {
                 Ok(None) => break None,
                 Err(error) => break Some(error.to_string()),
             };
-            buffer.extend_from_slice(&frame);
-            if buffer.len() < WRITE_SIZE {
+            // While it is still in the processor's cache.
+            let _ = chunk.append(&frame)?;
+            gathered.push(frame);
+            if gathered.length() < WRITE_SIZE {
                 continue;
             }
-            let bytes = buffer.split().freeze();
-            let _ = chunk.append(&bytes)?;
-            file.write(bytes).await?;
-            if chunk.offset() - saved >= checkpoint {
-                file.annotate(Note::encode(self.started, chunk.hasher()));
-                file.sync().await?;
-                saved = chunk.offset();
-                if file.note().is_some() {
-                    continue;
+            if let Some(hasher) = due.take() {
+                file.annotate(Note::encode(self.started, &hasher));
+                file.sync_behind().await?;
+                if let Some(durable) = behind.replace(hasher)
+                    && file.note().is_none()
+                {
+                    let (id, algorithm) = (chunk.id(), durable.algorithm());
+                    let key = layout::upload_state(&self.name, &id, algorithm, durable.written());
+                    // Without it the one before will do, so nothing waits for the disk.
+                    let objects = self.store.objects();
+                    objects.write_unsynced(&key, durable.save().into()).await?;
                 }
-                let state = chunk.hasher().save();
-                self.store
-                    .objects()
-                    .write(
-                        &layout::upload_state(
-                            &self.name,
-                            &chunk.id(),
-                            chunk.hasher().algorithm(),
-                            saved,
-                        ),
-                        state.into(),
-                    )
-                    .await?;
+            }
+            file.write_vectored(gathered.take()).await?;
+            if chunk.offset() - begun >= checkpoint {
+                begun = chunk.offset();
+                due = Some(chunk.hasher().clone());
             }
         };
-        if !buffer.is_empty() {
-            let bytes = buffer.freeze();
-            let _ = chunk.append(&bytes)?;
-            file.write(bytes).await?;
+        if gathered.length() > 0 {
+            file.write_vectored(gathered.take()).await?;
         }
         match broken {
             Some(error) => {
@@ -622,9 +619,10 @@ impl Upload {
         // The link first: until there is a blob it says nothing, and once there is one the
         // session has ended. Whenever this breaks off, there is the one or the other.
         let size = file.size();
-        store
-            .write_link(&layout::layer_link(&self.name, &digest), &digest)
-            .await?;
+        let link = layout::layer_link(&self.name, &digest);
+        if !file.accompany(&link, digest.to_string().into()) {
+            store.write_link(&link, &digest).await?;
+        }
         match file.publish(&layout::blob(&digest)).await {
             Ok(()) => {}
             // The session was cancelled meanwhile.

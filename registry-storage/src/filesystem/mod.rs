@@ -6,6 +6,7 @@
 //! Several processes may share one root.
 
 mod append;
+mod list;
 mod mount;
 mod publish;
 mod read;
@@ -23,6 +24,7 @@ use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::append::FileAppend;
+use self::list::Listings;
 use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
@@ -85,6 +87,7 @@ struct Root {
     path: PathBuf,
     mount: Mount,
     openings: Openings,
+    listings: Listings,
 }
 
 /// Why a folder cannot be a storage
@@ -177,6 +180,7 @@ impl FileSystem {
             });
         }
         let opened = Root {
+            listings: Listings::of(&fd),
             fd,
             path: path(),
             mount,
@@ -356,6 +360,9 @@ impl Objects for FileSystem {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Entry>, StorageError> {
+        if let Some(page) = self.root.list_kept(folder, after, limit) {
+            return Ok(page);
+        }
         let path = folder.cloned();
         let after = after.map(str::to_owned);
         self.pooled(folder.map_or(".", Key::as_str), move |root| {

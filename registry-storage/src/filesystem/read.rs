@@ -1,6 +1,5 @@
 //! Reading files and folders
 
-use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
 use std::os::unix::fs::MetadataExt;
@@ -9,12 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rustix::buffer::spare_capacity;
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
 use rustix::io::{self, Errno, ReadWriteFlags};
 
-use super::share::is_silly;
-use super::{FileSystem, Root, TEMPORARY, failed, pooled};
-use crate::driver::{ByteStream, Entry, Key, Stat};
+use super::{FileSystem, Root, failed, pooled};
+use crate::driver::{ByteStream, Key, Stat};
 use crate::error::StorageError;
 use crate::layout;
 
@@ -136,69 +134,6 @@ impl Root {
             }
             filled => object.filled(key, 0, length, filled),
         }
-    }
-
-    pub(super) fn list(
-        &self,
-        folder: Option<&Key>,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        let path = folder.map_or(".", Key::as_str);
-        let fail = |errno| self.missed(path, errno);
-        let opened = self
-            .believing(path, || self.open_folder(path))
-            .map_err(fail)?;
-        // In a root that was deleted there is nothing to be seen, and no error either.
-        if folder.is_none()
-            && let error @ StorageError::Transient { .. } = self.absent(path)
-        {
-            return Err(error);
-        }
-        // Of a large folder only the page that is asked for is kept.
-        let mut page: BTreeMap<String, bool> = BTreeMap::new();
-        for entry in Dir::read_from(&opened).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            // Names that are not UTF-8 are no keys.
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            if matches!(name, "." | "..")
-                || (folder.is_none() && name == TEMPORARY)
-                || is_silly(name)
-                || after.is_some_and(|after| name <= after)
-            {
-                continue;
-            }
-            if page.len() >= limit
-                && page
-                    .last_key_value()
-                    .is_none_or(|(last, _)| name >= last.as_str())
-            {
-                continue;
-            }
-            let is_dir = match entry.file_type() {
-                FileType::Directory => true,
-                // Not every file system tells, and a link may lead to a folder.
-                FileType::Unknown | FileType::Symlink => {
-                    match fs::statat(&opened, entry.file_name(), AtFlags::empty()) {
-                        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
-                        // Deleted since, or a link to nowhere.
-                        Err(Errno::NOENT) => continue,
-                        Err(errno) => return Err(failed(path, errno)),
-                    }
-                }
-                _ => false,
-            };
-            page.insert(name.to_owned(), is_dir);
-            if page.len() > limit {
-                page.pop_last();
-            }
-        }
-        Ok(page
-            .into_iter()
-            .map(|(name, is_dir)| Entry { name, is_dir })
-            .collect())
     }
 
     /// Opens a folder, for its entries or for what is in it

@@ -577,6 +577,48 @@ mod tests {
         assert!(folder.root.read_cached(&key, 100_000).is_none());
     }
 
+    #[tokio::test]
+    async fn what_is_read_without_its_size_is_what_it_would_be_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = FileSystem::open(root.path()).unwrap();
+        let far = remote(root.path());
+        let key = Key::parse("a/b").unwrap();
+        for size in [0, 1, 71, 100, 4094, 4095, 4096, 4097, 8192, 20_000] {
+            let bytes: Vec<u8> = (0..size).map(|index| index as u8).collect();
+            folder.write(&key, bytes.clone().into()).await.unwrap();
+            for limit in [0, 1, 70, 71, 72, 4095, 4096, 4097, 100_000, usize::MAX] {
+                let here = folder.root.read_cached(&key, limit);
+                for read in [folder.read(&key, limit).await, far.read(&key, limit).await]
+                    .into_iter()
+                    .chain(here)
+                {
+                    if size <= limit {
+                        assert!(read.unwrap() == bytes, "{size} with {limit}");
+                    } else {
+                        let error = read.unwrap_err().to_string();
+                        let expected = format!("at most {limit} bytes, found {size}");
+                        assert!(error.contains(&expected), "{error}");
+                    }
+                }
+            }
+        }
+        // What is no file is absent, and nobody waits for it.
+        let other = Key::parse("a/c").unwrap();
+        let path = root.path().join("a/c");
+        std::fs::create_dir(&path).unwrap();
+        assert!(folder.read(&other, 100).await.unwrap_err().is_not_found());
+        std::fs::remove_dir(&path).unwrap();
+        fs::mkfifoat(fs::CWD, &path, Mode::RWXU).unwrap();
+        assert!(folder.read(&other, 100).await.unwrap_err().is_not_found());
+        std::fs::remove_file(&path).unwrap();
+        for device in ["/dev/null", "/dev/zero"] {
+            std::os::unix::fs::symlink(device, &path).unwrap();
+            let error = folder.read(&other, 100).await.unwrap_err();
+            assert!(error.is_not_found(), "{device}: {error}");
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
     #[test]
     fn errors_keep_their_kinds() {
         for (errno, is_kind) in [

@@ -28,6 +28,11 @@ const READ_SIZE: u64 = 256 * 1024;
 /// that it saves, some ten microseconds.
 const INLINE: u64 = 64 * 1024;
 
+/// How many bytes are read of what may be small, before anybody asks how large it is
+///
+/// No page is smaller.
+const SMALL: usize = 4096;
+
 /// Without blocking on what is no regular file
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
@@ -59,6 +64,14 @@ impl Root {
     ///
     /// `None` if it has to, or if the kernel cannot tell: it knows since version 5.12.
     pub(super) fn open_cached(&self, key: &Key) -> Option<Result<Object, StorageError>> {
+        Some(
+            self.open_file_cached(key)?
+                .and_then(|file| self.look(key, file)),
+        )
+    }
+
+    /// Opens whatever is there, as [`Root::open_cached`] does
+    fn open_file_cached(&self, key: &Key) -> Option<Result<File, StorageError>> {
         if self.mount.is_remote() {
             return None;
         }
@@ -69,11 +82,7 @@ impl Root {
             Mode::empty(),
             ResolveFlags::CACHED,
         ) {
-            Ok(file) => Some(
-                self.known(File::from(file))
-                    .map_err(|errno| failed(key.as_str(), errno))
-                    .and_then(|object| self.regular(key, object)),
-            ),
+            Ok(file) => Some(Ok(file.into())),
             Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => {
                 Some(Err(self.missed(key.as_str(), errno)))
             }
@@ -87,15 +96,23 @@ impl Root {
         key: &Key,
         limit: usize,
     ) -> Option<Result<Bytes, StorageError>> {
-        let object = match self.open_cached(key)? {
+        let file = match self.open_file_cached(key)? {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        if limit <= SMALL
+            && let Some(bytes) = read_small(&file, limit)
+        {
+            return Some(Ok(bytes));
+        }
+        let object = match self.look(key, file) {
             Ok(object) => object,
             Err(error) => return Some(Err(error)),
         };
-        let length = match object.length(key, limit) {
-            Ok(length) => length,
-            Err(error) => return Some(Err(error)),
-        };
-        object.read_cached(0, length as u64).map(Ok)
+        match object.length(key, limit) {
+            Ok(length) => object.read_cached(0, length as u64).map(Ok),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     pub(super) fn open_object(&self, key: &Key) -> Result<Object, StorageError> {
@@ -157,6 +174,14 @@ impl Root {
             metadata,
             cached: !self.mount.is_remote(),
         })
+    }
+
+    /// What is known of an open file, if it is an object
+    fn look(&self, key: &Key, file: File) -> Result<Object, StorageError> {
+        let object = self
+            .known(file)
+            .map_err(|errno| failed(key.as_str(), errno))?;
+        self.regular(key, object)
     }
 
     fn regular(&self, key: &Key, object: Object) -> Result<Object, StorageError> {
@@ -313,4 +338,21 @@ impl Object {
         }
         Ok(buffer.into())
     }
+}
+
+/// The whole of a regular file of less than [`SMALL`] and at most `limit` bytes, unless it is
+/// empty or not in the page cache
+///
+/// A read within one page of a regular file brings fewer bytes than asked for only where the
+/// file ends: pages are in the page cache or are not. So nobody has to ask for the size. Whatever
+/// else it may be (a folder, a pipe, a device) fails to be read at an offset, or reads as empty or
+/// endless, and is to be looked at.
+fn read_small(file: &File, limit: usize) -> Option<Bytes> {
+    let mut buffer = [0; SMALL];
+    let asked = SMALL.min(limit.saturating_add(1));
+    let room = &mut [IoSliceMut::new(&mut buffer[..asked])];
+    let read = io::preadv2(file, room, 0, ReadWriteFlags::NOWAIT).ok()?;
+    (1..asked)
+        .contains(&read)
+        .then(|| Bytes::copy_from_slice(&buffer[..read]))
 }

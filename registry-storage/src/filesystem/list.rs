@@ -43,7 +43,7 @@ const TELLING: [u32; 7] = [
 /// For how long a folder must not have changed, so that its next change has another time
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// From how many names on a list is kept; reading fewer takes less than a millisecond
+/// From how many names on a list is kept; reading fewer takes two milliseconds at most
 const LARGE: usize = 2000;
 
 /// How many lists are kept

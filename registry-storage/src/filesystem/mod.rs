@@ -6,6 +6,7 @@
 //! Several processes may share one root.
 
 mod append;
+mod buffers;
 mod list;
 mod mount;
 mod publish;
@@ -24,6 +25,7 @@ use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::append::FileAppend;
+use self::buffers::Buffers;
 use self::list::Listings;
 use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
@@ -87,6 +89,7 @@ struct Root {
     path: PathBuf,
     mount: Mount,
     openings: Openings,
+    buffers: Arc<Buffers>,
     listings: Listings,
 }
 
@@ -181,6 +184,7 @@ impl FileSystem {
         }
         let opened = Root {
             listings: Listings::of(&fd),
+            buffers: Arc::default(),
             fd,
             path: path(),
             mount,
@@ -453,6 +457,8 @@ fn failed(key: &str, errno: Errno) -> StorageError {
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt;
+
     use super::mount::Care;
     use super::*;
     use crate::suite;
@@ -616,6 +622,34 @@ mod tests {
             let error = folder.read(&other, 100).await.unwrap_err();
             assert!(error.is_not_found(), "{device}: {error}");
             std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_takes_what_is_cached_and_waits_for_the_rest() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, far) = (FileSystem::open(root.path()).unwrap(), remote(root.path()));
+        let key = Key::parse("a/b").unwrap();
+        let size = 3 * 1024 * 1024 + 5;
+        let bytes: Vec<u8> = (0..size).map(|index| (index / 3) as u8).collect();
+        folder.write(&key, bytes.clone().into()).await.unwrap();
+        let file = File::open(root.path().join("a/b")).unwrap();
+        for side in [&folder, &far] {
+            for (from, to) in [
+                (0, size - 1),
+                (1, 1),
+                (65_000, 900_000),
+                (size - 1, size - 1),
+            ] {
+                // Half of it is not in the page cache any more, where the file system can do so.
+                let half = std::num::NonZeroU64::new(size as u64 / 2);
+                fs::fadvise(&file, 1 << 20, half, fs::Advice::DontNeed).unwrap();
+                let range = ByteRange::new(from as u64, to as u64).unwrap();
+                let (_, stream) = side.stream(&key, Some(range)).await.unwrap();
+                let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
+                assert!(parts.concat() == bytes[from..=to], "{from} to {to}");
+                assert!(parts.iter().all(|part| part.len() <= buffers::LARGE));
+            }
         }
     }
 

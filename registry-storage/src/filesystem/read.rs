@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use rustix::buffer::spare_capacity;
 use rustix::fs::{self, Mode, OFlags, ResolveFlags};
 use rustix::io::{self, Errno, ReadWriteFlags};
 
@@ -16,17 +15,11 @@ use crate::driver::{ByteStream, Key, Stat};
 use crate::error::StorageError;
 use crate::layout;
 
-/// How many bytes of a blob are read at a time
-///
-/// Larger reads cost more cache misses than they save calls, smaller ones more trips to the
-/// pool.
-const READ_SIZE: u64 = 256 * 1024;
-
 /// Up to which size an object is read where it is asked for
 ///
 /// Copying that much from the page cache takes about as long as the trip to the pool and back
 /// that it saves, some ten microseconds.
-const INLINE: u64 = 64 * 1024;
+const INLINE: usize = 64 * 1024;
 
 /// How many bytes are read of what may be small, before anybody asks how large it is
 ///
@@ -110,7 +103,7 @@ impl Root {
             Err(error) => return Some(Err(error)),
         };
         match object.length(key, limit) {
-            Ok(length) => object.read_cached(0, length as u64).map(Ok),
+            Ok(length) => object.read_cached(length).map(Ok),
             Err(error) => Some(Err(error)),
         }
     }
@@ -142,14 +135,18 @@ impl Root {
         let _opening = self.opening(key);
         let object = self.open_object(key)?;
         let length = object.length(key, limit)?;
-        match object.fill(Vec::with_capacity(length), 0, length) {
+        let mut buffer = vec![0; length];
+        match object.fill(&mut buffer, 0) {
             // Deleted or replaced on another machine since: then what is there now.
             Err(Errno::STALE) => {
                 let object = self.open_object(key)?;
                 let length = object.length(key, limit)?;
                 object.read(key, 0, length)
             }
-            filled => object.filled(key, 0, length, filled),
+            filled => {
+                object.filled(key, 0, length, filled)?;
+                Ok(buffer.into())
+            }
         }
     }
 
@@ -231,34 +228,41 @@ impl Object {
     }
 
     /// The bytes from `start` up to `end`
+    ///
+    /// What is in the page cache is copied here: the trip to the pool and back costs more than
+    /// half as much as copying so much does, and makes another core's cache fetch it.
     pub(super) fn stream(self, root: Arc<Root>, key: Key, start: u64, end: u64) -> ByteStream {
-        stream::try_unfold((start, Arc::new(self)), move |(offset, object)| {
-            let (root, key) = (root.clone(), key.clone());
-            async move {
-                if offset >= end {
-                    return Ok(None);
-                }
-                let length = (end - offset).min(READ_SIZE);
-                if let Some(bytes) = object.read_cached(offset, length) {
-                    return Ok(Some((bytes, (offset + length, object))));
-                }
-                let path = key.clone();
-                // Made here and not in the pool, each of whose many threads would have the
-                // allocator keep room for it.
-                let buffer = Vec::with_capacity(length as usize);
-                let (bytes, object) = pooled(key.as_str(), move || {
-                    let length = length as usize;
-                    match object.fill(buffer, offset, length) {
-                        Err(Errno::STALE) => {
-                            let object = Arc::new(root.reopen(&path, &object)?);
-                            Ok((object.read(&path, offset, length)?, object))
-                        }
-                        filled => Ok((object.filled(&path, offset, length, filled)?, object)),
-                    }
-                })
-                .await?;
-                Ok(Some((bytes, (offset + length, object))))
+        let first = (start, Arc::new(self), root, key);
+        stream::try_unfold(first, move |(offset, object, root, key)| async move {
+            if offset >= end {
+                return Ok(None);
             }
+            // Nothing here may ever wait, and whoever only computes would keep the thread.
+            tokio::task::coop::consume_budget().await;
+            let mut buffer = root.buffers.lend(end - offset);
+            let length = buffer.room().len();
+            let read = object.fill_cached(buffer.room(), offset);
+            if read == length {
+                let next = (offset + length as u64, object, root, key);
+                return Ok(Some((buffer.into_bytes(length), next)));
+            }
+            let (path, above) = (key.clone(), root.clone());
+            let (bytes, object) = pooled(key.as_str(), move || {
+                let rest = object.fill(&mut buffer.room()[read..], offset + read as u64);
+                match rest.map(|rest| read + rest) {
+                    Err(Errno::STALE) => {
+                        let object = Arc::new(above.reopen(&path, &object)?);
+                        Ok((object.read(&path, offset, length)?, object))
+                    }
+                    filled => {
+                        object.filled(&path, offset, length, filled)?;
+                        Ok((buffer.into_bytes(length), object))
+                    }
+                }
+            })
+            .await?;
+            let next = (offset + bytes.len() as u64, object, root, key);
+            Ok(Some((bytes, next)))
         })
         .boxed()
     }
@@ -275,20 +279,24 @@ impl Object {
         }
     }
 
-    /// Exactly `length` bytes, if they are few and all in the page cache
-    fn read_cached(&self, offset: u64, length: u64) -> Option<Bytes> {
-        if !self.cached || length > INLINE {
+    /// The first `length` bytes, if they are few and all in the page cache
+    fn read_cached(&self, length: usize) -> Option<Bytes> {
+        if length > INLINE {
             return None;
         }
-        let mut buffer = vec![0; length as usize];
-        let read = io::preadv2(
-            &self.file,
-            &mut [IoSliceMut::new(&mut buffer)],
-            offset,
-            ReadWriteFlags::NOWAIT,
-        );
-        // What is missing, or fails, is read again by whoever may wait for it.
-        (read == Ok(buffer.len())).then(|| buffer.into())
+        let mut buffer = vec![0; length];
+        (self.fill_cached(&mut buffer, 0) == length).then(|| buffer.into())
+    }
+
+    /// Fills `room` as far as the bytes are in the page cache, and says how far that is
+    ///
+    /// What is missing, or fails, is for whoever may wait for it.
+    fn fill_cached(&self, room: &mut [u8], offset: u64) -> usize {
+        if !self.cached {
+            return 0;
+        }
+        let room = &mut [IoSliceMut::new(room)];
+        io::preadv2(&self.file, room, offset, ReadWriteFlags::NOWAIT).unwrap_or_default()
     }
 
     /// Exactly `length` bytes
@@ -298,45 +306,45 @@ impl Object {
         offset: u64,
         length: usize,
     ) -> Result<Bytes, StorageError> {
-        let filled = self.fill(Vec::with_capacity(length), offset, length);
-        self.filled(key, offset, length, filled)
+        let mut buffer = vec![0; length];
+        self.filled(key, offset, length, self.fill(&mut buffer, offset))?;
+        Ok(buffer.into())
     }
 
-    /// Up to `length` bytes, fewer only where the file ends
-    fn fill(&self, mut buffer: Vec<u8>, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
-        while buffer.len() < length {
-            let at = offset + buffer.len() as u64;
-            match io::pread(&self.file, spare_capacity(&mut buffer), at) {
+    /// Fills `room`, all of it but where the file ends, and says how far
+    fn fill(&self, room: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let mut length = 0;
+        while length < room.len() {
+            match io::pread(&self.file, &mut room[length..], offset + length as u64) {
                 Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(read) => length += read,
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        // The allocator may have given more than was asked for.
-        buffer.truncate(length);
-        Ok(buffer)
+        Ok(length)
     }
 
-    /// What [`Object::fill`] read, if it is all
+    /// Whether [`Object::fill`] read all that it should
     fn filled(
         &self,
         key: &Key,
         offset: u64,
         length: usize,
-        filled: Result<Vec<u8>, Errno>,
-    ) -> Result<Bytes, StorageError> {
-        let buffer = filled.map_err(|errno| failed(key.as_str(), errno))?;
-        if buffer.len() < length {
-            return Err(StorageError::Corrupt {
-                key: key.to_string(),
-                detail: format!(
-                    "expected {} bytes as it had when it was opened, found {}",
-                    self.metadata.len(),
-                    offset + buffer.len() as u64
-                ),
-            });
+        filled: Result<usize, Errno>,
+    ) -> Result<(), StorageError> {
+        let read = filled.map_err(|errno| failed(key.as_str(), errno))?;
+        if read == length {
+            return Ok(());
         }
-        Ok(buffer.into())
+        Err(StorageError::Corrupt {
+            key: key.to_string(),
+            detail: format!(
+                "expected {} bytes as it had when it was opened, found {}",
+                self.metadata.len(),
+                offset + read as u64
+            ),
+        })
     }
 }
 

@@ -6,6 +6,8 @@
 //! Several processes may share one root.
 
 mod append;
+mod buffers;
+mod list;
 mod mount;
 mod publish;
 mod read;
@@ -23,6 +25,8 @@ use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::append::FileAppend;
+use self::buffers::Buffers;
+use self::list::Listings;
 use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
@@ -85,6 +89,8 @@ struct Root {
     path: PathBuf,
     mount: Mount,
     openings: Openings,
+    buffers: Arc<Buffers>,
+    listings: Listings,
 }
 
 /// Why a folder cannot be a storage
@@ -177,6 +183,8 @@ impl FileSystem {
             });
         }
         let opened = Root {
+            listings: Listings::of(&fd),
+            buffers: Arc::default(),
             fd,
             path: path(),
             mount,
@@ -356,6 +364,9 @@ impl Objects for FileSystem {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Entry>, StorageError> {
+        if let Some(page) = self.root.list_kept(folder, after, limit) {
+            return Ok(page);
+        }
         let path = folder.cloned();
         let after = after.map(str::to_owned);
         self.pooled(folder.map_or(".", Key::as_str), move |root| {
@@ -446,6 +457,8 @@ fn failed(key: &str, errno: Errno) -> StorageError {
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt;
+
     use super::mount::Care;
     use super::*;
     use crate::suite;
@@ -568,6 +581,76 @@ mod tests {
         assert!(remote(root.path()).root.read_cached(&key, 10).is_none());
         folder.write(&key, vec![1; 100_000].into()).await.unwrap();
         assert!(folder.root.read_cached(&key, 100_000).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_without_its_size_is_what_it_would_be_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = FileSystem::open(root.path()).unwrap();
+        let far = remote(root.path());
+        let key = Key::parse("a/b").unwrap();
+        for size in [0, 1, 71, 100, 4094, 4095, 4096, 4097, 8192, 20_000] {
+            let bytes: Vec<u8> = (0..size).map(|index| index as u8).collect();
+            folder.write(&key, bytes.clone().into()).await.unwrap();
+            for limit in [0, 1, 70, 71, 72, 4095, 4096, 4097, 100_000, usize::MAX] {
+                let here = folder.root.read_cached(&key, limit);
+                for read in [folder.read(&key, limit).await, far.read(&key, limit).await]
+                    .into_iter()
+                    .chain(here)
+                {
+                    if size <= limit {
+                        assert!(read.unwrap() == bytes, "{size} with {limit}");
+                    } else {
+                        let error = read.unwrap_err().to_string();
+                        let expected = format!("at most {limit} bytes, found {size}");
+                        assert!(error.contains(&expected), "{error}");
+                    }
+                }
+            }
+        }
+        // What is no file is absent, and nobody waits for it.
+        let other = Key::parse("a/c").unwrap();
+        let path = root.path().join("a/c");
+        std::fs::create_dir(&path).unwrap();
+        assert!(folder.read(&other, 100).await.unwrap_err().is_not_found());
+        std::fs::remove_dir(&path).unwrap();
+        fs::mkfifoat(fs::CWD, &path, Mode::RWXU).unwrap();
+        assert!(folder.read(&other, 100).await.unwrap_err().is_not_found());
+        std::fs::remove_file(&path).unwrap();
+        for device in ["/dev/null", "/dev/zero"] {
+            std::os::unix::fs::symlink(device, &path).unwrap();
+            let error = folder.read(&other, 100).await.unwrap_err();
+            assert!(error.is_not_found(), "{device}: {error}");
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_takes_what_is_cached_and_waits_for_the_rest() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, far) = (FileSystem::open(root.path()).unwrap(), remote(root.path()));
+        let key = Key::parse("a/b").unwrap();
+        let size = 3 * 1024 * 1024 + 5;
+        let bytes: Vec<u8> = (0..size).map(|index| (index / 3) as u8).collect();
+        folder.write(&key, bytes.clone().into()).await.unwrap();
+        let file = File::open(root.path().join("a/b")).unwrap();
+        for side in [&folder, &far] {
+            for (from, to) in [
+                (0, size - 1),
+                (1, 1),
+                (65_000, 900_000),
+                (size - 1, size - 1),
+            ] {
+                // Half of it is not in the page cache any more, where the file system can do so.
+                let half = std::num::NonZeroU64::new(size as u64 / 2);
+                fs::fadvise(&file, 1 << 20, half, fs::Advice::DontNeed).unwrap();
+                let range = ByteRange::new(from as u64, to as u64).unwrap();
+                let (_, stream) = side.stream(&key, Some(range)).await.unwrap();
+                let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
+                assert!(parts.concat() == bytes[from..=to], "{from} to {to}");
+                assert!(parts.iter().all(|part| part.len() <= buffers::LARGE));
+            }
+        }
     }
 
     #[test]

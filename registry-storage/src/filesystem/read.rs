@@ -1,6 +1,5 @@
 //! Reading files and folders
 
-use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::IoSliceMut;
 use std::os::unix::fs::MetadataExt;
@@ -8,27 +7,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use rustix::buffer::spare_capacity;
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
 use rustix::io::{self, Errno, ReadWriteFlags};
 
-use super::share::is_silly;
-use super::{FileSystem, Root, TEMPORARY, failed, pooled};
-use crate::driver::{ByteStream, Entry, Key, Stat};
+use super::{FileSystem, Root, failed, pooled};
+use crate::driver::{ByteStream, Key, Stat};
 use crate::error::StorageError;
 use crate::layout;
-
-/// How many bytes of a blob are read at a time
-///
-/// Larger reads cost more cache misses than they save calls, smaller ones more trips to the
-/// pool.
-const READ_SIZE: u64 = 256 * 1024;
 
 /// Up to which size an object is read where it is asked for
 ///
 /// Copying that much from the page cache takes about as long as the trip to the pool and back
 /// that it saves, some ten microseconds.
-const INLINE: u64 = 64 * 1024;
+const INLINE: usize = 64 * 1024;
+
+/// How many bytes are read of what may be small, before anybody asks how large it is
+///
+/// No page is smaller.
+const SMALL: usize = 4096;
 
 /// Without blocking on what is no regular file
 const OPEN: OFlags = OFlags::RDONLY
@@ -61,6 +57,14 @@ impl Root {
     ///
     /// `None` if it has to, or if the kernel cannot tell: it knows since version 5.12.
     pub(super) fn open_cached(&self, key: &Key) -> Option<Result<Object, StorageError>> {
+        Some(
+            self.open_file_cached(key)?
+                .and_then(|file| self.look(key, file)),
+        )
+    }
+
+    /// Opens whatever is there, as [`Root::open_cached`] does
+    fn open_file_cached(&self, key: &Key) -> Option<Result<File, StorageError>> {
         if self.mount.is_remote() {
             return None;
         }
@@ -71,11 +75,7 @@ impl Root {
             Mode::empty(),
             ResolveFlags::CACHED,
         ) {
-            Ok(file) => Some(
-                self.known(File::from(file))
-                    .map_err(|errno| failed(key.as_str(), errno))
-                    .and_then(|object| self.regular(key, object)),
-            ),
+            Ok(file) => Some(Ok(file.into())),
             Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => {
                 Some(Err(self.missed(key.as_str(), errno)))
             }
@@ -89,15 +89,23 @@ impl Root {
         key: &Key,
         limit: usize,
     ) -> Option<Result<Bytes, StorageError>> {
-        let object = match self.open_cached(key)? {
+        let file = match self.open_file_cached(key)? {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        if limit <= SMALL
+            && let Some(bytes) = read_small(&file, limit)
+        {
+            return Some(Ok(bytes));
+        }
+        let object = match self.look(key, file) {
             Ok(object) => object,
             Err(error) => return Some(Err(error)),
         };
-        let length = match object.length(key, limit) {
-            Ok(length) => length,
-            Err(error) => return Some(Err(error)),
-        };
-        object.read_cached(0, length as u64).map(Ok)
+        match object.length(key, limit) {
+            Ok(length) => object.read_cached(length).map(Ok),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     pub(super) fn open_object(&self, key: &Key) -> Result<Object, StorageError> {
@@ -127,78 +135,19 @@ impl Root {
         let _opening = self.opening(key);
         let object = self.open_object(key)?;
         let length = object.length(key, limit)?;
-        match object.fill(Vec::with_capacity(length), 0, length) {
+        let mut buffer = vec![0; length];
+        match object.fill(&mut buffer, 0) {
             // Deleted or replaced on another machine since: then what is there now.
             Err(Errno::STALE) => {
                 let object = self.open_object(key)?;
                 let length = object.length(key, limit)?;
                 object.read(key, 0, length)
             }
-            filled => object.filled(key, 0, length, filled),
-        }
-    }
-
-    pub(super) fn list(
-        &self,
-        folder: Option<&Key>,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        let path = folder.map_or(".", Key::as_str);
-        let fail = |errno| self.missed(path, errno);
-        let opened = self
-            .believing(path, || self.open_folder(path))
-            .map_err(fail)?;
-        // In a root that was deleted there is nothing to be seen, and no error either.
-        if folder.is_none()
-            && let error @ StorageError::Transient { .. } = self.absent(path)
-        {
-            return Err(error);
-        }
-        // Of a large folder only the page that is asked for is kept.
-        let mut page: BTreeMap<String, bool> = BTreeMap::new();
-        for entry in Dir::read_from(&opened).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            // Names that are not UTF-8 are no keys.
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
-            if matches!(name, "." | "..")
-                || (folder.is_none() && name == TEMPORARY)
-                || is_silly(name)
-                || after.is_some_and(|after| name <= after)
-            {
-                continue;
-            }
-            if page.len() >= limit
-                && page
-                    .last_key_value()
-                    .is_none_or(|(last, _)| name >= last.as_str())
-            {
-                continue;
-            }
-            let is_dir = match entry.file_type() {
-                FileType::Directory => true,
-                // Not every file system tells, and a link may lead to a folder.
-                FileType::Unknown | FileType::Symlink => {
-                    match fs::statat(&opened, entry.file_name(), AtFlags::empty()) {
-                        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
-                        // Deleted since, or a link to nowhere.
-                        Err(Errno::NOENT) => continue,
-                        Err(errno) => return Err(failed(path, errno)),
-                    }
-                }
-                _ => false,
-            };
-            page.insert(name.to_owned(), is_dir);
-            if page.len() > limit {
-                page.pop_last();
+            filled => {
+                object.filled(key, 0, length, filled)?;
+                Ok(buffer.into())
             }
         }
-        Ok(page
-            .into_iter()
-            .map(|(name, is_dir)| Entry { name, is_dir })
-            .collect())
     }
 
     /// Opens a folder, for its entries or for what is in it
@@ -222,6 +171,14 @@ impl Root {
             metadata,
             cached: !self.mount.is_remote(),
         })
+    }
+
+    /// What is known of an open file, if it is an object
+    fn look(&self, key: &Key, file: File) -> Result<Object, StorageError> {
+        let object = self
+            .known(file)
+            .map_err(|errno| failed(key.as_str(), errno))?;
+        self.regular(key, object)
     }
 
     fn regular(&self, key: &Key, object: Object) -> Result<Object, StorageError> {
@@ -271,34 +228,41 @@ impl Object {
     }
 
     /// The bytes from `start` up to `end`
+    ///
+    /// What is in the page cache is copied here: the trip to the pool and back costs more than
+    /// half as much as copying so much does, and makes another core's cache fetch it.
     pub(super) fn stream(self, root: Arc<Root>, key: Key, start: u64, end: u64) -> ByteStream {
-        stream::try_unfold((start, Arc::new(self)), move |(offset, object)| {
-            let (root, key) = (root.clone(), key.clone());
-            async move {
-                if offset >= end {
-                    return Ok(None);
-                }
-                let length = (end - offset).min(READ_SIZE);
-                if let Some(bytes) = object.read_cached(offset, length) {
-                    return Ok(Some((bytes, (offset + length, object))));
-                }
-                let path = key.clone();
-                // Made here and not in the pool, each of whose many threads would have the
-                // allocator keep room for it.
-                let buffer = Vec::with_capacity(length as usize);
-                let (bytes, object) = pooled(key.as_str(), move || {
-                    let length = length as usize;
-                    match object.fill(buffer, offset, length) {
-                        Err(Errno::STALE) => {
-                            let object = Arc::new(root.reopen(&path, &object)?);
-                            Ok((object.read(&path, offset, length)?, object))
-                        }
-                        filled => Ok((object.filled(&path, offset, length, filled)?, object)),
-                    }
-                })
-                .await?;
-                Ok(Some((bytes, (offset + length, object))))
+        let first = (start, Arc::new(self), root, key);
+        stream::try_unfold(first, move |(offset, object, root, key)| async move {
+            if offset >= end {
+                return Ok(None);
             }
+            // Nothing here may ever wait, and whoever only computes would keep the thread.
+            tokio::task::coop::consume_budget().await;
+            let mut buffer = root.buffers.lend(end - offset);
+            let length = buffer.room().len();
+            let read = object.fill_cached(buffer.room(), offset);
+            if read == length {
+                let next = (offset + length as u64, object, root, key);
+                return Ok(Some((buffer.into_bytes(length), next)));
+            }
+            let (path, above) = (key.clone(), root.clone());
+            let (bytes, object) = pooled(key.as_str(), move || {
+                let rest = object.fill(&mut buffer.room()[read..], offset + read as u64);
+                match rest.map(|rest| read + rest) {
+                    Err(Errno::STALE) => {
+                        let object = Arc::new(above.reopen(&path, &object)?);
+                        Ok((object.read(&path, offset, length)?, object))
+                    }
+                    filled => {
+                        object.filled(&path, offset, length, filled)?;
+                        Ok((buffer.into_bytes(length), object))
+                    }
+                }
+            })
+            .await?;
+            let next = (offset + bytes.len() as u64, object, root, key);
+            Ok(Some((bytes, next)))
         })
         .boxed()
     }
@@ -315,20 +279,24 @@ impl Object {
         }
     }
 
-    /// Exactly `length` bytes, if they are few and all in the page cache
-    fn read_cached(&self, offset: u64, length: u64) -> Option<Bytes> {
-        if !self.cached || length > INLINE {
+    /// The first `length` bytes, if they are few and all in the page cache
+    fn read_cached(&self, length: usize) -> Option<Bytes> {
+        if length > INLINE {
             return None;
         }
-        let mut buffer = vec![0; length as usize];
-        let read = io::preadv2(
-            &self.file,
-            &mut [IoSliceMut::new(&mut buffer)],
-            offset,
-            ReadWriteFlags::NOWAIT,
-        );
-        // What is missing, or fails, is read again by whoever may wait for it.
-        (read == Ok(buffer.len())).then(|| buffer.into())
+        let mut buffer = vec![0; length];
+        (self.fill_cached(&mut buffer, 0) == length).then(|| buffer.into())
+    }
+
+    /// Fills `room` as far as the bytes are in the page cache, and says how far that is
+    ///
+    /// What is missing, or fails, is for whoever may wait for it.
+    fn fill_cached(&self, room: &mut [u8], offset: u64) -> usize {
+        if !self.cached {
+            return 0;
+        }
+        let room = &mut [IoSliceMut::new(room)];
+        io::preadv2(&self.file, room, offset, ReadWriteFlags::NOWAIT).unwrap_or_default()
     }
 
     /// Exactly `length` bytes
@@ -338,44 +306,61 @@ impl Object {
         offset: u64,
         length: usize,
     ) -> Result<Bytes, StorageError> {
-        let filled = self.fill(Vec::with_capacity(length), offset, length);
-        self.filled(key, offset, length, filled)
+        let mut buffer = vec![0; length];
+        self.filled(key, offset, length, self.fill(&mut buffer, offset))?;
+        Ok(buffer.into())
     }
 
-    /// Up to `length` bytes, fewer only where the file ends
-    fn fill(&self, mut buffer: Vec<u8>, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
-        while buffer.len() < length {
-            let at = offset + buffer.len() as u64;
-            match io::pread(&self.file, spare_capacity(&mut buffer), at) {
+    /// Fills `room`, all of it but where the file ends, and says how far
+    fn fill(&self, room: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let mut length = 0;
+        while length < room.len() {
+            match io::pread(&self.file, &mut room[length..], offset + length as u64) {
                 Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(read) => length += read,
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        // The allocator may have given more than was asked for.
-        buffer.truncate(length);
-        Ok(buffer)
+        Ok(length)
     }
 
-    /// What [`Object::fill`] read, if it is all
+    /// Whether [`Object::fill`] read all that it should
     fn filled(
         &self,
         key: &Key,
         offset: u64,
         length: usize,
-        filled: Result<Vec<u8>, Errno>,
-    ) -> Result<Bytes, StorageError> {
-        let buffer = filled.map_err(|errno| failed(key.as_str(), errno))?;
-        if buffer.len() < length {
-            return Err(StorageError::Corrupt {
-                key: key.to_string(),
-                detail: format!(
-                    "expected {} bytes as it had when it was opened, found {}",
-                    self.metadata.len(),
-                    offset + buffer.len() as u64
-                ),
-            });
+        filled: Result<usize, Errno>,
+    ) -> Result<(), StorageError> {
+        let read = filled.map_err(|errno| failed(key.as_str(), errno))?;
+        if read == length {
+            return Ok(());
         }
-        Ok(buffer.into())
+        Err(StorageError::Corrupt {
+            key: key.to_string(),
+            detail: format!(
+                "expected {} bytes as it had when it was opened, found {}",
+                self.metadata.len(),
+                offset + read as u64
+            ),
+        })
     }
+}
+
+/// The whole of a regular file of less than [`SMALL`] and at most `limit` bytes, unless it is
+/// empty or not in the page cache
+///
+/// A read within one page of a regular file brings fewer bytes than asked for only where the
+/// file ends: pages are in the page cache or are not. So nobody has to ask for the size. Whatever
+/// else it may be (a folder, a pipe, a device) fails to be read at an offset, or reads as empty or
+/// endless, and is to be looked at.
+fn read_small(file: &File, limit: usize) -> Option<Bytes> {
+    let mut buffer = [0; SMALL];
+    let asked = SMALL.min(limit.saturating_add(1));
+    let room = &mut [IoSliceMut::new(&mut buffer[..asked])];
+    let read = io::preadv2(file, room, 0, ReadWriteFlags::NOWAIT).ok()?;
+    (1..asked)
+        .contains(&read)
+        .then(|| Bytes::copy_from_slice(&buffer[..read]))
 }

@@ -222,24 +222,33 @@ async fn what_vanishes_or_comes_meanwhile_is_no_problem() {
     for moment in (0..).step_by(13) {
         let (from, to) = (filled(80).await, Memory::new());
         let memory = from.clone();
+        let at_work = Arc::new(tokio::sync::Mutex::new(()));
+        let works = at_work.clone();
         let source = Trouble::before(&from, move |call, _, _| {
-            let store = store(&memory);
+            let (store, works) = (store(&memory), works.clone());
             Box::pin(async move {
                 if call != moment {
                     return Ok(());
                 }
-                let app = name("team/app");
-                let multi = digest_of(&store, &app, "multi").await;
-                store.delete_manifest(&app, &multi).await.unwrap();
-                let first = digest_of(&store, &app, "v0").await;
-                store.delete_manifest(&app, &first).await.unwrap();
-                store.delete_tag(&name("a"), &tag("v0")).await.unwrap();
-                image(&store, "a", &[b"new"], None, &["moving", "new"]).await;
-                image(&store, "another", &[b"newer"], None, &["new"]).await;
+                // The copy may not wait for this call, if another finds what it began gone.
+                let works = works.lock_owned().await;
+                let others = tokio::spawn(async move {
+                    let app = name("team/app");
+                    let multi = digest_of(&store, &app, "multi").await;
+                    store.delete_manifest(&app, &multi).await.unwrap();
+                    let first = digest_of(&store, &app, "v0").await;
+                    store.delete_manifest(&app, &first).await.unwrap();
+                    store.delete_tag(&name("a"), &tag("v0")).await.unwrap();
+                    image(&store, "a", &[b"new"], None, &["moving", "new"]).await;
+                    image(&store, "another", &[b"newer"], None, &["new"]).await;
+                    drop(works);
+                });
+                others.await.unwrap();
                 Ok(())
             })
         });
         copied(source.clone(), to.clone(), once()).await;
+        drop(at_work.lock().await);
         if source.calls() <= moment {
             assert!(moment > 100, "{moment} calls");
             break;

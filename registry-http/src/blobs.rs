@@ -4,7 +4,7 @@ use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use http::{HeaderMap, Response, StatusCode, header};
 use registry_core::range::Resolved;
 use registry_core::{ByteRange, Digest, RangeHeader, RepositoryName};
-use registry_storage::Store;
+use registry_storage::{BlobError, Store};
 use uuid::Uuid;
 
 use crate::body::{BodyError, ResponseBody};
@@ -33,9 +33,8 @@ pub(crate) async fn get(
     let whole = || reply(StatusCode::OK).header(header::CONTENT_TYPE, "application/octet-stream");
     if !call.head && !call.redirects() && is_for_the_whole(&call.headers) {
         // What most pulls ask for, in one look at the blob.
-        let (size, stream) = call.store().open_blob(name, digest, None).await?;
+        let (size, body) = open(call, name, digest, None).await?;
         call.events.blob_pulled(name, digest, size);
-        let body = ResponseBody::stream(size, stream.map_err(BodyError::from));
         return Ok(whole().body(body));
     }
     let size = call.store().stat_blob(name, digest).await?;
@@ -57,18 +56,16 @@ pub(crate) async fn get(
     }
     let parts = match wanted {
         Resolved::Whole => {
-            let stream = call.store().read_blob(name, digest, None).await?;
+            let (_, body) = open(call, name, digest, None).await?;
             call.events.blob_pulled(name, digest, size);
-            let body = ResponseBody::stream(size, stream.map_err(BodyError::from));
             return Ok(whole().body(body));
         }
         Resolved::Parts(parts) => parts,
         Resolved::Unsatisfiable => return Err(Cause::Range { size }.into()),
     };
     if let [range] = parts[..] {
-        let stream = call.store().read_blob(name, digest, Some(range)).await?;
+        let (_, body) = open(call, name, digest, Some(range)).await?;
         call.events.blob_pulled(name, digest, size);
-        let body = ResponseBody::stream(range.len(), stream.map_err(BodyError::from));
         return Ok(reply(StatusCode::PARTIAL_CONTENT)
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_RANGE, content_range(range, size))
@@ -81,6 +78,24 @@ pub(crate) async fn get(
     call.events.blob_pulled(name, digest, size);
     let stream = parts_of(call.store().clone(), name.clone(), *digest, multipart);
     Ok(reply.body(ResponseBody::stream(length, stream)))
+}
+
+/// The size of a blob, and the body with all of it or a part
+async fn open(
+    call: &Call,
+    name: &RepositoryName,
+    digest: &Digest,
+    range: Option<ByteRange>,
+) -> Result<(u64, ResponseBody), BlobError> {
+    let length = |size| range.map_or(size, |range| range.len());
+    Ok(if call.takes_files {
+        let (size, pieces) = call.store().open_blob_pieces(name, digest, range).await?;
+        (size, ResponseBody::pieces(length(size), pieces))
+    } else {
+        let (size, stream) = call.store().open_blob(name, digest, range).await?;
+        let stream = stream.map_err(BodyError::from);
+        (size, ResponseBody::stream(length(size), stream))
+    })
 }
 
 pub(crate) async fn delete(

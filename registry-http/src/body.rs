@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, Stream, StreamExt};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use http_body::{Body, Frame, SizeHint};
-use registry_storage::{BlobError, StorageError};
+use registry_storage::{BlobError, FilePiece, Piece, PieceStream, StorageError};
 use tracing::Span;
 
 use crate::access_log::Recorder;
+use crate::sendfile::Files;
 
 /// The body of a response: nothing, bytes at hand, or content streamed from the store
 ///
@@ -42,11 +44,52 @@ enum Content {
 }
 
 struct Streamed {
-    stream: BoxStream<'static, Result<Bytes, BodyError>>,
+    source: Source,
     /// `None` when only the end of the stream tells
     remaining: Option<u64>,
     /// What the storage says while it reads belongs to this
     span: Span,
+}
+
+enum Source {
+    Bytes(BoxStream<'static, Result<Bytes, BodyError>>),
+    /// As long as nobody has asked for bytes
+    Pieces(PieceStream),
+    /// Over a connection that sends files
+    Sent {
+        pieces: PieceStream,
+        files: Arc<Files>,
+        /// What is left of the piece that comes next
+        piece: Option<FilePiece>,
+    },
+}
+
+impl Source {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self {
+            Self::Bytes(stream) => stream.poll_next_unpin(cx),
+            Self::Pieces(pieces) => {
+                let pieces = std::mem::replace(pieces, stream::empty().boxed());
+                *self = Self::Bytes(pieces.err_into().and_then(read).boxed());
+                self.poll_next(cx)
+            }
+            Self::Sent {
+                pieces,
+                files,
+                piece,
+            } => loop {
+                if let Some(left) = piece.as_mut().filter(|piece| !piece.is_empty()) {
+                    return Poll::Ready(Some(Ok(files.push(left))));
+                }
+                match ready!(pieces.poll_next_unpin(cx)) {
+                    Some(Ok(Piece::Bytes(bytes))) => return Poll::Ready(Some(Ok(bytes))),
+                    Some(Ok(Piece::File(next))) => *piece = Some(next),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                    None => return Poll::Ready(None),
+                }
+            },
+        }
+    }
 }
 
 impl ResponseBody {
@@ -68,11 +111,39 @@ impl ResponseBody {
     ) -> Self {
         Self {
             content: Content::Stream(Box::new(Streamed {
-                stream: stream.boxed(),
+                source: Source::Bytes(stream.boxed()),
                 remaining: length,
                 span: Span::none(),
             })),
             recorder: None,
+        }
+    }
+
+    /// Content of exactly `length` bytes, of which some may be sent from files
+    pub(crate) fn pieces(length: u64, pieces: PieceStream) -> Self {
+        if length == 0 {
+            return Self::default();
+        }
+        Self {
+            content: Content::Stream(Box::new(Streamed {
+                source: Source::Pieces(pieces),
+                remaining: Some(length),
+                span: Span::none(),
+            })),
+            recorder: None,
+        }
+    }
+
+    /// From now on gives what only stands for content that is in files, and notes it in `files`
+    pub(crate) fn send_files(&mut self, files: &Arc<Files>) {
+        if let Content::Stream(streamed) = &mut self.content
+            && let Source::Pieces(pieces) = &mut streamed.source
+        {
+            streamed.source = Source::Sent {
+                pieces: std::mem::replace(pieces, stream::empty().boxed()),
+                files: files.clone(),
+                piece: None,
+            };
         }
     }
 
@@ -132,12 +203,12 @@ impl Body for ResponseBody {
             }
             Content::Stream(streamed) => {
                 let Streamed {
-                    stream,
+                    source,
                     remaining,
                     span,
                 } = &mut **streamed;
                 let _entered = span.enter();
-                let next = match ready!(stream.poll_next_unpin(cx)) {
+                let next = match ready!(source.poll_next(cx)) {
                     Some(Ok(bytes)) => match remaining {
                         None => Some(Ok(bytes)),
                         Some(remaining) => match remaining.checked_sub(bytes.len() as u64) {
@@ -206,6 +277,17 @@ impl fmt::Debug for ResponseBody {
     }
 }
 
+/// The bytes of a piece that cannot be sent from its file
+async fn read(piece: Piece) -> Result<Bytes, BodyError> {
+    match piece {
+        Piece::Bytes(bytes) => Ok(bytes),
+        Piece::File(piece) => piece
+            .read()
+            .await
+            .map_err(|error| BodyError(Reason::File(error))),
+    }
+}
+
 /// Why content could not be sent to its end
 ///
 /// The status line is out by then, so all that is left is to break the connection off. The
@@ -218,6 +300,8 @@ pub struct BodyError(Reason);
 enum Reason {
     #[error(transparent)]
     Blob(BlobError),
+    #[error("the stored content cannot be read: {0}")]
+    File(#[source] std::io::Error),
     #[error("the client took none of it for too long")]
     NotTaken,
     #[error(transparent)]

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::tls::Tls;
@@ -255,6 +256,16 @@ enum Stream {
     Unix(UnixStream),
 }
 
+/// Does the same with either kind of stream, which is only looked at
+macro_rules! either_ref {
+    ($socket:expr, $stream:ident => $call:expr) => {
+        match &$socket.stream {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
 impl Socket {
     fn new(stream: Stream) -> Self {
         Self {
@@ -268,6 +279,22 @@ impl Socket {
         let first = self.read_u8().await?;
         self.first = Some(first);
         Ok(first)
+    }
+
+    /// Writes by a system call of one's own, which says how much it wrote
+    pub(crate) fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        mut write: impl FnMut(BorrowedFd<'_>) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        either_ref!(self, stream => loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let written = stream.try_io(Interest::WRITABLE, || Ok(write(stream.as_fd())?));
+            match written.as_ref().map_err(io::Error::kind) {
+                Err(io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                _ => return Poll::Ready(written),
+            }
+        })
     }
 }
 
@@ -321,10 +348,7 @@ impl AsyncWrite for Socket {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.is_write_vectored(),
-            Stream::Unix(stream) => stream.is_write_vectored(),
-        }
+        either_ref!(self, stream => stream.is_write_vectored())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,5 +1,6 @@
 //! An accept loop: HTTP/1.0, 1.1 and 2 on one socket, and a stop that lets transfers finish
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -22,8 +23,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::body::ResponseBody;
 use crate::listener::{Listener, Peer, Socket};
 use crate::patience::{Answers, Patient};
+use crate::sendfile::{Files, Sender, TakesFiles};
 use crate::tls::{self, Handshake, Tls};
 
 /// The longest pause of the accept loop when no connection can be accepted
@@ -331,7 +334,9 @@ where
         let mut extensions = Extensions::new();
         peer.describe(&mut extensions);
         let Some(tls) = self.tls.take() else {
-            return self.http(socket, peer, extensions, watcher).await;
+            let files = Arc::new(Files::default());
+            let io = Sender::new(socket, files.clone());
+            return self.http(io, peer, extensions, Some(files), watcher).await;
         };
         let handshake = tls.accept(socket, self.options.http2.is_on(true));
         let handshake = tokio::time::timeout(self.options.handshake_timeout, handshake);
@@ -345,7 +350,7 @@ where
         match handshake {
             Ok(Ok(Handshake::Done(stream))) => {
                 tls::describe(&stream, &mut extensions);
-                self.http(*stream, peer, extensions, watcher).await;
+                self.http(*stream, peer, extensions, None, watcher).await;
             }
             Ok(Ok(Handshake::Over(what))) => tracing::debug!(%peer, "{what}"),
             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
@@ -353,8 +358,15 @@ where
         }
     }
 
-    async fn http<I>(self, io: I, peer: Peer, extensions: Extensions, watcher: Watcher)
-    where
+    /// Answers the requests of one connection, which sends what is noted in `files`
+    async fn http<I>(
+        self,
+        io: I,
+        peer: Peer,
+        extensions: Extensions,
+        files: Option<Arc<Files>>,
+        watcher: Watcher,
+    ) where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let header_timeout = self.options.header_timeout;
@@ -367,10 +379,22 @@ where
             asks.store(true, Ordering::Relaxed);
             request.extensions_mut().extend(extensions.clone());
             // Over HTTP/1, what the client does not take is what cannot be written.
-            let watched = (request.version() == Version::HTTP_2).then(|| watched.clone());
+            let is_2 = request.version() == Version::HTTP_2;
+            let watched = is_2.then(|| watched.clone());
+            let files = files.clone().filter(|_| !is_2);
+            if files.is_some() {
+                request.extensions_mut().insert(TakesFiles);
+            }
             let answered = service.call(request);
             async move {
-                let response = answered.await?;
+                let mut response = answered.await?;
+                // Of any other type, it has passed through hands that may look at the bytes.
+                let body: &mut dyn Any = response.body_mut();
+                if let Some(files) = &files
+                    && let Some(body) = body.downcast_mut::<ResponseBody>()
+                {
+                    body.send_files(files);
+                }
                 Ok::<_, Infallible>(response.map(|body| match watched {
                     Some(watched) if !body.is_end_stream() => Sent::Right(watched.watch(body)),
                     _ => Sent::Left(body),

@@ -34,6 +34,7 @@ use crate::request_body::RequestBody;
 use crate::request_id::{RequestId, X_REQUEST_ID};
 use crate::respond::{Cause, Failure};
 use crate::response_headers::ResponseHeaders;
+use crate::sendfile::TakesFiles;
 use crate::{blobs, lists, manifests, uploads};
 
 /// How many repositories the catalog lists at most at once; a `Link` leads to the rest
@@ -383,6 +384,7 @@ impl Inner {
             client: client.address,
             events,
             head: parts.method == Method::HEAD,
+            takes_files: parts.extensions.get::<TakesFiles>().is_some(),
             headers: parts.headers,
             hidden,
             inner: self,
@@ -412,6 +414,8 @@ pub(crate) struct Call {
     pub(crate) events: Reporter,
     pub(crate) head: bool,
     pub(crate) headers: HeaderMap,
+    /// Whether the connection can send files
+    pub(crate) takes_files: bool,
 }
 
 impl Call {

@@ -10,10 +10,11 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use registry_core::range::ByteRange;
 
 use crate::error::StorageError;
+use crate::piece::{Piece, PieceStream};
 
 /// The bytes of an object, in order; after an error there are no more
 pub type ByteStream = BoxStream<'static, Result<Bytes, StorageError>>;
@@ -99,6 +100,18 @@ pub trait Objects: fmt::Debug + Send + Sync + 'static {
         key: &Key,
         range: Option<ByteRange>,
     ) -> Result<(u64, ByteStream), StorageError>;
+
+    /// As [`Objects::stream`], for whoever need not see the bytes to pass them on
+    ///
+    /// A driver whose objects are not files of this machine need not have this method.
+    async fn pieces(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, PieceStream), StorageError> {
+        let (size, stream) = self.stream(key, range).await?;
+        Ok((size, stream.map_ok(Piece::Bytes).boxed()))
+    }
 
     /// Stores an object, replacing what is there: readers see the old or the new, whole
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError>;

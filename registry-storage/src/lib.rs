@@ -24,6 +24,7 @@ pub mod filesystem;
 mod layout;
 pub mod measured;
 pub mod memory;
+pub mod piece;
 mod store;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
@@ -37,6 +38,7 @@ pub use crate::error::StorageError;
 pub use crate::filesystem::{FileSystem, Mount, MountWarning, OpenError};
 pub use crate::measured::{Measured, StorageCall, StorageObserver, StorageOutcome, StorageReport};
 pub use crate::memory::Memory;
+pub use crate::piece::{FilePiece, Piece, PieceStream};
 pub use crate::store::{
     AppendError, BlobError, CompleteUploadError, DeleteBlobError, HintCounts, Listing,
     ManifestReadError, MissingDependency, PurgeOptions, PurgeReport, PurgedUpload,

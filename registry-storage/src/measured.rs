@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::{Stream, StreamExt};
+use futures::stream::{BoxStream, Stream, StreamExt};
 use registry_core::range::ByteRange;
 
 use crate::driver::{Append, ByteStream, Entry, Key, Look, Notes, Objects, Stat, Uploads};
 use crate::error::StorageError;
+use crate::piece::{Piece, PieceStream};
 
 /// Learns of every call to a storage once it is over
 ///
@@ -266,7 +267,20 @@ impl<D: Objects> Objects for Measured<D> {
         let call = self.driver.stream(key, range);
         let (size, stream) = self.report(StorageCall::Stream, call, nothing).await?;
         let expected = range.map_or(size, |range| range.len());
-        Ok((size, measured(stream, self.observer.clone(), expected)))
+        let observer = self.observer.clone();
+        Ok((size, measured(stream, observer, expected, Bytes::len)))
+    }
+
+    async fn pieces(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, PieceStream), StorageError> {
+        let call = self.driver.pieces(key, range);
+        let (size, pieces) = self.report(StorageCall::Stream, call, nothing).await?;
+        let expected = range.map_or(size, |range| range.len());
+        let observer = self.observer.clone();
+        Ok((size, measured(pieces, observer, expected, Piece::len)))
     }
 
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {
@@ -444,7 +458,12 @@ impl Append for MeasuredAppend {
         let expected = self.upload.size();
         let call = self.upload.content();
         let stream = report(&*self.observer, StorageCall::Stream, call, nothing).await?;
-        Ok(measured(stream, self.observer.clone(), expected))
+        Ok(measured(
+            stream,
+            self.observer.clone(),
+            expected,
+            Bytes::len,
+        ))
     }
 
     async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {
@@ -460,11 +479,17 @@ impl Drop for MeasuredAppend {
 }
 
 /// A stream of `expected` bytes, reported when it is dropped
-fn measured(stream: ByteStream, observer: Arc<dyn StorageObserver>, expected: u64) -> ByteStream {
+fn measured<T: 'static>(
+    stream: BoxStream<'static, Result<T, StorageError>>,
+    observer: Arc<dyn StorageObserver>,
+    expected: u64,
+    length: fn(&T) -> usize,
+) -> BoxStream<'static, Result<T, StorageError>> {
     MeasuredStream {
         stream,
         observer,
         expected,
+        length,
         waiting: None,
         waited: Duration::ZERO,
         bytes: 0,
@@ -474,11 +499,13 @@ fn measured(stream: ByteStream, observer: Arc<dyn StorageObserver>, expected: u6
 }
 
 /// A stream that is reported when it is dropped
-struct MeasuredStream {
-    stream: ByteStream,
+struct MeasuredStream<T> {
+    stream: BoxStream<'static, Result<T, StorageError>>,
     observer: Arc<dyn StorageObserver>,
     /// How many bytes there are to come in all
     expected: u64,
+    /// How many of them an item of the stream has
+    length: fn(&T) -> usize,
     /// Since when the storage is waited for
     waiting: Option<Instant>,
     waited: Duration,
@@ -486,8 +513,8 @@ struct MeasuredStream {
     outcome: Option<StorageOutcome>,
 }
 
-impl Stream for MeasuredStream {
-    type Item = Result<Bytes, StorageError>;
+impl<T> Stream for MeasuredStream<T> {
+    type Item = Result<T, StorageError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
@@ -496,7 +523,7 @@ impl Stream for MeasuredStream {
             self.waiting = None;
             self.waited += since.elapsed();
             match item {
-                Some(Ok(bytes)) => self.bytes += bytes.len() as u64,
+                Some(Ok(item)) => self.bytes += (self.length)(item) as u64,
                 Some(Err(error)) => self.outcome = Some(error.into()),
                 None => {
                     self.outcome.get_or_insert(StorageOutcome::Ok);
@@ -507,7 +534,7 @@ impl Stream for MeasuredStream {
     }
 }
 
-impl Drop for MeasuredStream {
+impl<T> Drop for MeasuredStream<T> {
     fn drop(&mut self) {
         if let Some(since) = self.waiting {
             self.waited += since.elapsed();

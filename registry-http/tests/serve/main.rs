@@ -1,5 +1,6 @@
 //! Serving: sockets, TLS, and how it ends
 
+mod blobs;
 mod drain;
 mod files;
 mod patience;

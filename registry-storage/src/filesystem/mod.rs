@@ -30,6 +30,7 @@ use self::list::Listings;
 use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
+use crate::piece::PieceStream;
 
 pub use self::mount::{Mount, MountWarning};
 
@@ -285,6 +286,18 @@ impl Root {
     }
 }
 
+/// Where the bytes of an object begin and end, of which all or those in `range` are wanted
+fn bounds(key: &Key, range: Option<ByteRange>, size: u64) -> Result<(u64, u64), StorageError> {
+    match range {
+        None => Ok((0, size)),
+        Some(range) if range.end() < size => Ok((range.start(), range.end() + 1)),
+        Some(range) => Err(StorageError::Corrupt {
+            key: key.to_string(),
+            detail: format!("expected the bytes {range}, found only {size} bytes"),
+        }),
+    }
+}
+
 #[async_trait]
 impl Objects for FileSystem {
     async fn read(&self, key: &Key, limit: usize) -> Result<Bytes, StorageError> {
@@ -312,20 +325,21 @@ impl Objects for FileSystem {
     ) -> Result<(u64, ByteStream), StorageError> {
         let object = self.open_object(key).await?;
         let size = object.stat().size;
-        let (start, end) = match range {
-            None => (0, size),
-            Some(range) if range.end() < size => (range.start(), range.end() + 1),
-            Some(range) => {
-                return Err(StorageError::Corrupt {
-                    key: key.to_string(),
-                    detail: format!("expected the bytes {range}, found only {size} bytes"),
-                });
-            }
-        };
-        Ok((
-            size,
-            object.stream(self.root.clone(), key.clone(), start, end),
-        ))
+        let (start, end) = bounds(key, range, size)?;
+        let stream = object.stream(self.root.clone(), key.clone(), start, end);
+        Ok((size, stream))
+    }
+
+    async fn pieces(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, PieceStream), StorageError> {
+        let object = self.open_object(key).await?;
+        let size = object.stat().size;
+        let (start, end) = bounds(key, range, size)?;
+        let pieces = object.pieces(self.root.clone(), key.clone(), start, end);
+        Ok((size, pieces))
     }
 
     async fn write(&self, key: &Key, bytes: Bytes) -> Result<(), StorageError> {

@@ -14,12 +14,18 @@ use super::{FileSystem, Root, failed, pooled};
 use crate::driver::{ByteStream, Key, Stat};
 use crate::error::StorageError;
 use crate::layout;
+use crate::piece::{FilePiece, Piece, PieceStream};
 
 /// Up to which size an object is read where it is asked for
 ///
 /// Copying that much from the page cache takes about as long as the trip to the pool and back
 /// that it saves, some ten microseconds.
 const INLINE: usize = 64 * 1024;
+
+/// How many bytes of a file are given out at a time to be sent from it
+///
+/// Whether they are in the page cache is asked for once for as many.
+const WINDOW: u64 = 512 * 1024;
 
 /// How many bytes are read of what may be small, before anybody asks how large it is
 ///
@@ -34,7 +40,7 @@ const OPEN: OFlags = OFlags::RDONLY
 /// A regular file, and what was known of it when it was opened
 #[derive(Debug)]
 pub(super) struct Object {
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     metadata: Metadata,
     /// Whether its bytes may be in this machine's page cache
     cached: bool,
@@ -167,7 +173,7 @@ impl Root {
             .metadata()
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
         Ok(Object {
-            file,
+            file: Arc::new(file),
             metadata,
             cached: !self.mount.is_remote(),
         })
@@ -228,41 +234,34 @@ impl Object {
     }
 
     /// The bytes from `start` up to `end`
-    ///
-    /// What is in the page cache is copied here: the trip to the pool and back costs more than
-    /// half as much as copying so much does, and makes another core's cache fetch it.
     pub(super) fn stream(self, root: Arc<Root>, key: Key, start: u64, end: u64) -> ByteStream {
-        let first = (start, Arc::new(self), root, key);
-        stream::try_unfold(first, move |(offset, object, root, key)| async move {
-            if offset >= end {
+        let first = Reading::new(self, root, key, start, end);
+        stream::try_unfold(first, async |mut reading| {
+            if reading.is_over() {
                 return Ok(None);
             }
             // Nothing here may ever wait, and whoever only computes would keep the thread.
             tokio::task::coop::consume_budget().await;
-            let mut buffer = root.buffers.lend(end - offset);
-            let length = buffer.room().len();
-            let read = object.fill_cached(buffer.room(), offset);
-            if read == length {
-                let next = (offset + length as u64, object, root, key);
-                return Ok(Some((buffer.into_bytes(length), next)));
+            let bytes = reading.next().await?;
+            Ok(Some((bytes, reading)))
+        })
+        .boxed()
+    }
+
+    /// The pieces from `start` up to `end`: where in the file they are, as far as they are in
+    /// the page cache
+    pub(super) fn pieces(self, root: Arc<Root>, key: Key, start: u64, end: u64) -> PieceStream {
+        let first = Reading::new(self, root, key, start, end);
+        stream::try_unfold(first, async |mut reading| {
+            if reading.is_over() {
+                return Ok(None);
             }
-            let (path, above) = (key.clone(), root.clone());
-            let (bytes, object) = pooled(key.as_str(), move || {
-                let rest = object.fill(&mut buffer.room()[read..], offset + read as u64);
-                match rest.map(|rest| read + rest) {
-                    Err(Errno::STALE) => {
-                        let object = Arc::new(above.reopen(&path, &object)?);
-                        Ok((object.read(&path, offset, length)?, object))
-                    }
-                    filled => {
-                        object.filled(&path, offset, length, filled)?;
-                        Ok((buffer.into_bytes(length), object))
-                    }
-                }
-            })
-            .await?;
-            let next = (offset + bytes.len() as u64, object, root, key);
-            Ok(Some((bytes, next)))
+            tokio::task::coop::consume_budget().await;
+            let piece = match reading.next_cached() {
+                Some(piece) => Piece::File(piece),
+                None => Piece::Bytes(reading.next().await?),
+            };
+            Ok(Some((piece, reading)))
         })
         .boxed()
     }
@@ -345,6 +344,84 @@ impl Object {
                 offset + read as u64
             ),
         })
+    }
+}
+
+/// An object that is read from its beginning to its end, or a part of it
+struct Reading {
+    object: Arc<Object>,
+    root: Arc<Root>,
+    key: Key,
+    /// Where the next byte is
+    offset: u64,
+    /// Behind the last one
+    end: u64,
+}
+
+impl Reading {
+    fn new(object: Object, root: Arc<Root>, key: Key, offset: u64, end: u64) -> Self {
+        Self {
+            object: Arc::new(object),
+            root,
+            key,
+            offset,
+            end,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.offset >= self.end
+    }
+
+    /// The next bytes
+    ///
+    /// What is in the page cache is copied here: the trip to the pool and back costs more than
+    /// half as much as copying so much does, and makes another core's cache fetch it.
+    async fn next(&mut self) -> Result<Bytes, StorageError> {
+        let offset = self.offset;
+        let mut buffer = self.root.buffers.lend(self.end - offset);
+        let length = buffer.room().len();
+        let read = self.object.fill_cached(buffer.room(), offset);
+        if read == length {
+            self.offset += length as u64;
+            return Ok(buffer.into_bytes(length));
+        }
+        let (object, root, key) = (self.object.clone(), self.root.clone(), self.key.clone());
+        let (bytes, object) = pooled(self.key.as_str(), move || {
+            let rest = object.fill(&mut buffer.room()[read..], offset + read as u64);
+            match rest.map(|rest| read + rest) {
+                Err(Errno::STALE) => {
+                    let object = Arc::new(root.reopen(&key, &object)?);
+                    Ok((object.read(&key, offset, length)?, object))
+                }
+                filled => {
+                    object.filled(&key, offset, length, filled)?;
+                    Ok((buffer.into_bytes(length), object))
+                }
+            }
+        })
+        .await?;
+        self.object = object;
+        self.offset += bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// Where the next bytes are, if they are many and seem to be in the page cache
+    fn next_cached(&mut self) -> Option<FilePiece> {
+        let left = self.end - self.offset;
+        if left <= INLINE as u64 {
+            return None;
+        }
+        let length = left.min(WINDOW);
+        // What is read ahead, and what is forgotten, are neighbours. Where one is missing after
+        // all, whoever sends the file waits for the disk, as any server does that sends files.
+        let mut last = [0];
+        if self.object.fill_cached(&mut last, self.offset + length - 1) == 0 {
+            return None;
+        }
+        let piece = FilePiece::new(self.object.file.clone(), self.offset, length as usize);
+        self.offset += length;
+        Some(piece)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{CONCURRENCY, SOURCES_PER_BLOB, Seen, Store};
 use crate::driver::{ByteStream, Key};
 use crate::error::StorageError;
 use crate::layout;
+use crate::piece::PieceStream;
 
 /// Why a blob cannot be had
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +146,36 @@ impl Store {
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<(u64, ByteStream), BlobError> {
+        let key = layout::blob(digest);
+        let opened = self.objects().stream(&key, range);
+        self.opened(name, digest, opened).await
+    }
+
+    /// The size of a blob, and its pieces or those of `range`
+    ///
+    /// As [`Store::open_blob`], for whoever need not see the bytes to pass them on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::read_blob`].
+    pub async fn open_blob_pieces(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<(u64, PieceStream), BlobError> {
+        let key = layout::blob(digest);
+        let opened = self.objects().pieces(&key, range);
+        self.opened(name, digest, opened).await
+    }
+
+    /// What `opened` gives of a blob, if the repository has it
+    async fn opened<T>(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        opened: impl Future<Output = Result<(u64, T), StorageError>>,
+    ) -> Result<(u64, T), BlobError> {
         let unknown = || BlobError::Unknown {
             name: name.clone(),
             digest: *digest,
@@ -152,12 +183,12 @@ impl Store {
         if self.read_link(&layout::layer_link(name, digest)).await? != Some(*digest) {
             return Err(unknown());
         }
-        match self.objects().stream(&layout::blob(digest), range).await {
+        match opened.await {
             // As for who asks for the size alone.
             Ok((0, _)) if *digest != Digest::of(digest.algorithm(), b"") => Err(unknown()),
-            Ok((size, stream)) => {
+            Ok((size, content)) => {
                 self.remember_source(digest, name, size);
-                Ok((size, stream))
+                Ok((size, content))
             }
             Err(StorageError::NotFound { .. }) => Err(unknown()),
             Err(error) => Err(error.into()),

@@ -36,6 +36,7 @@ pub use self::shared::*;
 pub use self::uploads::*;
 use crate::driver::{Append, ByteStream, Driver, Key};
 use crate::error::StorageError;
+use crate::piece::Piece;
 
 /// Tests all rules for one driver
 ///
@@ -127,6 +128,24 @@ async fn gathered(mut stream: ByteStream) -> Result<Bytes, StorageError> {
         all.extend_from_slice(&bytes);
     }
     Ok(all.into())
+}
+
+/// As [`collect`], by the piece
+async fn in_pieces(
+    driver: &dyn Driver,
+    key: &Key,
+    range: Option<ByteRange>,
+) -> Result<(u64, Bytes), StorageError> {
+    let (size, mut pieces) = driver.pieces(key, range).await?;
+    let mut all = Vec::new();
+    while let Some(piece) = pieces.try_next().await? {
+        assert!(!piece.is_empty(), "an empty piece");
+        match piece {
+            Piece::Bytes(bytes) => all.extend_from_slice(&bytes),
+            Piece::File(piece) => all.extend_from_slice(&piece.read().await.unwrap()),
+        }
+    }
+    Ok((size, all.into()))
 }
 
 async fn whole(stream: ByteStream) -> Bytes {

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use futures::future::join_all;
 use registry_core::range::ByteRange;
 
-use super::{assert_absent, child, collect, empty, eventually, pattern, read};
+use super::{assert_absent, child, collect, empty, eventually, in_pieces, pattern, read};
 use crate::driver::{Driver, Entry};
 
 /// A write is read back, whole, replaced and replaced by nothing
@@ -108,6 +108,8 @@ pub async fn streams_whole_objects_and_ranges(driver: Arc<dyn Driver>) {
         let (found, whole) = collect(&*driver, &key, None).await.unwrap();
         assert_eq!(found, size as u64);
         assert!(whole == bytes, "all of {size}");
+        let pieces = in_pieces(&*driver, &key, None).await.unwrap();
+        assert!(pieces == (found, whole), "the pieces of {size}");
         for (start, end) in [
             (0, 0),
             (0, size.saturating_sub(1)),
@@ -117,17 +119,25 @@ pub async fn streams_whole_objects_and_ranges(driver: Arc<dyn Driver>) {
         ] {
             let range = ByteRange::new(start as u64, end as u64).unwrap();
             let part = collect(&*driver, &key, Some(range)).await;
+            let pieces = in_pieces(&*driver, &key, Some(range)).await;
             if size == 0 {
                 assert!(part.unwrap_err().is_corrupt());
+                assert!(pieces.unwrap_err().is_corrupt());
                 continue;
             }
             let (found, part) = part.unwrap();
             assert_eq!(found, size as u64);
             assert!(part == bytes.slice(start..=end), "{range} of {size}");
+            assert!(
+                pieces.unwrap() == (found, part),
+                "the pieces of {range} of {size}"
+            );
         }
         for (start, end) in [(0, size), (size, size), (size + 5, size + 9)] {
             let range = ByteRange::new(start as u64, end as u64).unwrap();
             let error = collect(&*driver, &key, Some(range)).await.unwrap_err();
+            assert!(error.is_corrupt(), "{range} of {size}: {error}");
+            let error = in_pieces(&*driver, &key, Some(range)).await.unwrap_err();
             assert!(error.is_corrupt(), "{range} of {size}: {error}");
         }
     }

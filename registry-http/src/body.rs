@@ -56,7 +56,7 @@ enum Source {
     /// As long as nobody has asked for bytes
     Pieces(PieceStream),
     /// Over a connection that sends files
-    Sent {
+    Files {
         pieces: PieceStream,
         files: Arc<Files>,
         /// What is left of the piece that comes next
@@ -73,7 +73,7 @@ impl Source {
                 *self = Self::Bytes(pieces.err_into().and_then(read).boxed());
                 self.poll_next(cx)
             }
-            Self::Sent {
+            Self::Files {
                 pieces,
                 files,
                 piece,
@@ -139,7 +139,7 @@ impl ResponseBody {
         if let Content::Stream(streamed) = &mut self.content
             && let Source::Pieces(pieces) = &mut streamed.source
         {
-            streamed.source = Source::Sent {
+            streamed.source = Source::Files {
                 pieces: std::mem::replace(pieces, stream::empty().boxed()),
                 files: files.clone(),
                 piece: None,
@@ -361,6 +361,38 @@ mod tests {
         assert!(body(6, &["he", "llo"]).collect().await.is_err());
         assert!(body(4, &["he", "llo"]).collect().await.is_err());
         assert!(body(0, &["never read"]).is_end_stream());
+    }
+
+    fn pieces(content: &str) -> ResponseBody {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, content.as_bytes()).unwrap();
+        let file = Arc::new(file);
+        let half = content.len() / 2;
+        let pieces = [
+            Piece::File(FilePiece::new(file.clone(), 0, half)),
+            Piece::Bytes(Bytes::copy_from_slice(&content.as_bytes()[half..])),
+        ];
+        let length = content.len() as u64;
+        ResponseBody::pieces(length, stream::iter(pieces.map(Ok)).boxed())
+    }
+
+    #[tokio::test]
+    async fn files_are_sent_by_whoever_can_and_read_by_others() {
+        let mut sent = pieces("hello world!");
+        let files = Arc::new(Files::default());
+        sent.send_files(&files);
+        let first = sent.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!((first.len(), files.length()), (6, 6));
+        assert_eq!(sent.collect().await.unwrap().to_bytes(), "world!");
+        assert_eq!(files.length(), 6);
+
+        let mut read = pieces("hello world!");
+        let first = read.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first, "hello ");
+        // Too late: some of it is in somebody's hands.
+        read.send_files(&files);
+        assert_eq!(read.collect().await.unwrap().to_bytes(), "world!");
+        assert_eq!(files.length(), 6);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! An accept loop: HTTP/1.0, 1.1 and 2 on one socket, and a stop that lets transfers finish
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -381,14 +381,15 @@ where
             // Over HTTP/1, what the client does not take is what cannot be written.
             let is_2 = request.version() == Version::HTTP_2;
             let watched = is_2.then(|| watched.clone());
-            let files = files.clone().filter(|_| !is_2);
+            // A body of any other type has passed through hands that may look at the bytes.
+            let is_ours = TypeId::of::<B>() == TypeId::of::<ResponseBody>();
+            let files = files.clone().filter(|_| is_ours && !is_2);
             if files.is_some() {
                 request.extensions_mut().insert(TakesFiles);
             }
             let answered = service.call(request);
             async move {
                 let mut response = answered.await?;
-                // Of any other type, it has passed through hands that may look at the bytes.
                 let body: &mut dyn Any = response.body_mut();
                 if let Some(files) = &files
                     && let Some(body) = body.downcast_mut::<ResponseBody>()
@@ -426,7 +427,8 @@ where
         };
         // Clients hang up all the time; the access log tells of requests that did not end.
         if let Err(error) = result {
-            tracing::debug!(%peer, %error, "a connection broke");
+            let error: &(dyn Error + 'static) = &*error;
+            tracing::debug!(%peer, error, "a connection broke");
         }
     }
 }
@@ -445,10 +447,12 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::os::unix::fs::FileExt;
     use std::sync::Mutex;
 
+    use futures::stream::{self, StreamExt};
     use registry_auth::{AllowAll, Anyone};
-    use registry_storage::{Memory, Store};
+    use registry_storage::{FilePiece, Memory, Piece, Store};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
@@ -507,6 +511,38 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text
+    }
+
+    #[tokio::test]
+    async fn files_are_sent_as_they_are_when_their_turn_comes() {
+        let length = 32 << 20;
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.set_len(length).unwrap();
+        let sent = file.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            assert!(request.extensions().get::<TakesFiles>().is_some());
+            let piece = FilePiece::new(sent.clone(), 0, length as usize);
+            let pieces = stream::iter([Ok(Piece::File(piece))]).boxed();
+            let body = ResponseBody::pieces(length, pieces);
+            async { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = ServeOptions::default();
+        tokio::spawn(serve(listener, service, options, std::future::pending()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(asked).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n\0") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        // Whoever has read the file before it sends the first byte does not see this.
+        file.write_all_at(b"changed", length - 7).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest.len() as u64 + 1, length);
+        assert!(rest.ends_with(b"\0changed"));
     }
 
     #[tokio::test]

@@ -103,7 +103,8 @@ pub trait Objects: fmt::Debug + Send + Sync + 'static {
 
     /// As [`Objects::stream`], for whoever need not see the bytes to pass them on
     ///
-    /// A driver whose objects are not files of this machine need not have this method.
+    /// A driver whose objects are not files of this machine need not have this method. One that
+    /// passes calls on to another must, or files are read although they need not be.
     async fn pieces(
         &self,
         key: &Key,

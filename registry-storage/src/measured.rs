@@ -82,9 +82,12 @@ pub enum StorageCall {
     Read,
     /// [`Objects::stat`], [`Uploads::progress`] and [`Notes::look`]
     Stat,
-    /// [`Objects::stream`] and [`Append::content`], until the object is open
+    /// [`Objects::stream`], [`Objects::pieces`] and [`Append::content`], until the object is open
     Stream,
-    /// The stream that either of these gave, from its first byte to its end
+    /// The stream that one of these gave, from its first byte to its end
+    ///
+    /// Bytes that are given out as part of a file count, and the time that it takes to read them
+    /// does not.
     StreamBytes,
     /// [`Objects::write`], [`Objects::write_unsynced`] and [`Notes::begin`]
     Write,

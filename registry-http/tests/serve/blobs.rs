@@ -17,7 +17,7 @@ use registry_http::{BodyError, Listener, RegistryService, ServeOptions, Tls, ser
 use registry_storage::{FileSystem, Store};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use crate::support::{Authority, get1, get2, within};
 
@@ -113,7 +113,7 @@ async fn many_answers_of_one_connection_each_have_their_own_bytes() {
         format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"),
         "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
         format!("GET {path} HTTP/1.1\r\nhost: x\r\nrange: bytes=1000000-2000000\r\n\r\n"),
-        format!("HEAD {path} HTTP/1.1\r\nhost: x\r\n\r\n").replace("HEAD", "OPTIONS"),
+        "OPTIONS /v2/ HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
         format!("GET {path} HTTP/1.1\r\nhost: x\r\nrange: bytes=5-9\r\n\r\n"),
         format!("GET {path} HTTP/1.1\r\nhost: x\r\nrange: bytes=1-70000,2000000-2700000\r\n\r\n"),
         format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"),
@@ -132,7 +132,7 @@ async fn many_answers_of_one_connection_each_have_their_own_bytes() {
         assert_eq!(response(&mut stream).await.1, &content[5..=9]);
         let (_, parts) = response(&mut stream).await;
         let has = |wanted: &[u8]| parts.windows(wanted.len()).any(|part| part == wanted);
-        assert!(has(&content[1..=70_000]) && has(&content[2_699_000..=2_700_000]));
+        assert!(has(&content[1..=70_000]) && has(&content[2_000_000..=2_700_000]));
         assert!(response(&mut stream).await.1 == content);
     })
     .await;
@@ -155,6 +155,19 @@ async fn over_tls_and_http2_the_bytes_are_the_same() {
     let stream = client.handshake(stream).await.unwrap();
     let got = get1(stream, &registry.path).await.unwrap();
     assert!(got.collect().await.unwrap().to_bytes() == content);
+}
+
+#[tokio::test]
+async fn over_a_unix_socket_the_bytes_are_the_same() {
+    let registry = Registry::start().await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("socket");
+    let listener = Listener::unix(&path).unwrap();
+    let (service, options) = (registry.service.clone(), ServeOptions::default());
+    tokio::spawn(serve(listener, service, options, std::future::pending()));
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let got = get1(stream, &registry.path).await.unwrap();
+    assert!(got.collect().await.unwrap().to_bytes() == content());
 }
 
 /// A registry with somebody between it and the connection, who takes bodies for bytes
@@ -207,7 +220,7 @@ async fn a_file_that_is_cut_while_it_is_sent_ends_the_connection() {
     let _ = within(stream.read_to_end(&mut rest)).await;
     let head = rest.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
     let got = &rest[head + 4..];
-    assert!(got.len() < content.len());
+    assert!(!got.is_empty() && got.len() < content.len());
     // Of a page that was on its way, the system sends what has become of it.
     let mut pairs = got.iter().zip(&content);
     assert!(pairs.all(|(got, was)| got == was || *got == 0));

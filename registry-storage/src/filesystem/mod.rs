@@ -475,6 +475,8 @@ mod tests {
 
     use super::mount::Care;
     use super::*;
+    use crate::measured::{Measured, StorageObserver, StorageReport};
+    use crate::piece::Piece;
     use crate::suite;
 
     /// A folder that is treated as if it were on another machine
@@ -665,6 +667,49 @@ mod tests {
                 assert!(parts.iter().all(|part| part.len() <= buffers::LARGE));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_cached_on_a_local_disk_is_given_out_as_part_of_its_file() {
+        let root = tempfile::tempdir().unwrap();
+        let (folder, far) = (FileSystem::open(root.path()).unwrap(), remote(root.path()));
+        let key = Key::parse("a/b").unwrap();
+        let bytes = Bytes::from(vec![7; 3 << 20]);
+        folder.write(&key, bytes).await.unwrap();
+        let pieces = async |driver: &FileSystem| {
+            let (size, pieces) = driver.pieces(&key, None).await.unwrap();
+            let pieces: Vec<Piece> = pieces.try_collect().await.unwrap();
+            let sum: usize = pieces.iter().map(Piece::len).sum();
+            assert_eq!((size, sum), (3 << 20, 3 << 20));
+            pieces
+        };
+        let is_file = |piece: &Piece| matches!(piece, Piece::File(_));
+        assert!(pieces(&folder).await.iter().all(is_file));
+        assert!(!pieces(&far).await.iter().any(is_file));
+        let measured = Measured::new(folder.clone(), Arc::new(Nobody));
+        let (_, mut stream) = measured.pieces(&key, None).await.unwrap();
+        assert!(is_file(&stream.try_next().await.unwrap().unwrap()));
+        // Of what is not in the page cache, where the file system can do that, and of little.
+        let file = File::open(root.path().join("a/b")).unwrap();
+        fs::fsync(&file).unwrap();
+        fs::fadvise(&file, 0, None, fs::Advice::DontNeed).unwrap();
+        let mut byte = [0];
+        let room = &mut [std::io::IoSliceMut::new(&mut byte)];
+        let flags = rustix::io::ReadWriteFlags::NOWAIT;
+        if rustix::io::preadv2(&file, room, 1 << 20, flags).is_err() {
+            assert!(!is_file(&pieces(&folder).await[0]));
+        }
+        let range = ByteRange::new(5, 1_000).unwrap();
+        let (_, mut stream) = folder.pieces(&key, Some(range)).await.unwrap();
+        assert!(!is_file(&stream.try_next().await.unwrap().unwrap()));
+    }
+
+    /// An observer that does not listen
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl StorageObserver for Nobody {
+        fn called(&self, _: &StorageReport) {}
     }
 
     #[test]

@@ -24,8 +24,11 @@ const INLINE: usize = 64 * 1024;
 
 /// How many bytes of a file are given out at a time to be sent from it
 ///
-/// Whether they are in the page cache is asked for once for as many.
+/// Whether they are in the page cache is asked for once for as many, at a few places.
 const WINDOW: u64 = 512 * 1024;
+
+/// How many places those are: one for each 128 KiB, which most systems read ahead
+const LOOKS: u64 = 5;
 
 /// How many bytes are read of what may be small, before anybody asks how large it is
 ///
@@ -356,6 +359,8 @@ struct Reading {
     offset: u64,
     /// Behind the last one
     end: u64,
+    /// Whether the disk had to be waited for lately
+    waits: bool,
 }
 
 impl Reading {
@@ -366,6 +371,7 @@ impl Reading {
             key,
             offset,
             end,
+            waits: false,
         }
     }
 
@@ -382,6 +388,7 @@ impl Reading {
         let mut buffer = self.root.buffers.lend(self.end - offset);
         let length = buffer.room().len();
         let read = self.object.fill_cached(buffer.room(), offset);
+        self.waits = read < length;
         if read == length {
             self.offset += length as u64;
             return Ok(buffer.into_bytes(length));
@@ -409,14 +416,17 @@ impl Reading {
     /// Where the next bytes are, if they are many and seem to be in the page cache
     fn next_cached(&mut self) -> Option<FilePiece> {
         let left = self.end - self.offset;
-        if left <= INLINE as u64 {
+        if left <= INLINE as u64 || self.waits {
             return None;
         }
         let length = left.min(WINDOW);
-        // What is read ahead, and what is forgotten, are neighbours. Where one is missing after
-        // all, whoever sends the file waits for the disk, as any server does that sends files.
-        let mut last = [0];
-        if self.object.fill_cached(&mut last, self.offset + length - 1) == 0 {
+        // To ask for a page that is not there begins to read it: so from the first on, and not
+        // again before what was missing has been waited for. Where one is missing all the same,
+        // whoever sends the file waits for the disk, as any server does that sends files.
+        let mut byte = [0];
+        let mut places = (0..LOOKS).map(|look| self.offset + (length - 1) * look / (LOOKS - 1));
+        if places.any(|place| self.object.fill_cached(&mut byte, place) == 0) {
+            self.waits = true;
             return None;
         }
         let piece = FilePiece::new(self.object.file.clone(), self.offset, length as usize);

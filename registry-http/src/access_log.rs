@@ -361,7 +361,7 @@ mod tests {
             referer: None,
             user_agent: Some(HeaderValue::from_bytes(agent).unwrap()),
             operation: Some("ping"),
-            request_id: RequestId("r-1".to_owned()),
+            request_id: RequestId("r-1".into()),
         }
     }
 

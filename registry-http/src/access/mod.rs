@@ -138,7 +138,7 @@ impl AccessControl {
         if let Some(limits) = &self.limits {
             limits.admit_address(asked.client.address, asked.is_pull())?;
         }
-        let request = self.request_names.then(|| Arc::from(asked.id.0.as_str()));
+        let request = self.request_names.then(|| asked.id.0.clone());
         let found = pin!(self.find(asked));
         let (principal, session) = named(request.clone(), found).await?;
         if let Some(limits) = &self.limits {
@@ -488,7 +488,7 @@ mod tests {
             let asked = Asked {
                 parts,
                 client: &Client::default(),
-                id: &RequestId("r".to_owned()),
+                id: &RequestId("r".into()),
                 operation: &Operation::Ping,
             };
             access.identify(&asked).await.map(|caller| caller.principal)

@@ -1,5 +1,6 @@
 //! The access log: a line per request
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use http::HeaderValue;
@@ -8,6 +9,9 @@ use serde_json::Value;
 
 use crate::lines::{Lines, Writer};
 use crate::logging::{Fields, Formatter, Line, LogOptions};
+
+/// How many bytes most lines have at most
+const USUAL: usize = 384;
 
 /// Hands a line per request to the writing thread
 #[derive(Debug)]
@@ -91,10 +95,16 @@ impl AccessLog {
 
 impl Observer for AccessLog {
     fn finished(&self, record: &AccessRecord) {
-        self.lines.send(match self.formatter {
-            Formatter::Text => format!("{record}\n"),
-            Formatter::Json | Formatter::Logstash => self.json(record),
-        });
+        match self.formatter {
+            Formatter::Text => {
+                // Of one size, so that it need not grow while it is written.
+                let mut line = String::with_capacity(USUAL);
+                // A string takes whatever is written to it.
+                let _ = writeln!(line, "{record}");
+                self.lines.send(line);
+            }
+            Formatter::Json | Formatter::Logstash => self.lines.send(self.json(record)),
+        }
     }
 }
 

@@ -137,29 +137,85 @@ impl Digest {
 
     /// The hexadecimal digits behind the colon
     pub fn hex(&self) -> String {
-        let mut hex = String::with_capacity(self.as_bytes().len() * 2);
-        // A string takes whatever is written to it.
-        let _ = self.write_hex(&mut hex);
-        hex
+        self.text().hex().to_owned()
     }
 
-    fn write_hex(&self, out: &mut impl fmt::Write) -> fmt::Result {
-        let mut digits = [0; 128];
-        let digits = &mut digits[..self.as_bytes().len() * 2];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.as_bytes()) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+    /// The digest as text, on the stack
+    ///
+    /// For paths and headers, of which each request has several: [`Display`](fmt::Display) goes
+    /// through a formatter, and [`ToString`] through the allocator too.
+    pub fn text(&self) -> DigestText {
+        let algorithm = self.algorithm().as_str();
+        let mut text = [0; DigestText::MAX];
+        let (before, digits) = text.split_at_mut(algorithm.len() + 1);
+        before[..algorithm.len()].copy_from_slice(algorithm.as_bytes());
+        before[algorithm.len()] = b':';
+        let (pairs, _) = digits.as_chunks_mut::<2>();
+        for (pair, byte) in pairs.iter_mut().zip(self.as_bytes()) {
+            *pair = PAIRS[usize::from(*byte)];
         }
-        out.write_str(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
+        DigestText {
+            text,
+            algorithm: self.algorithm(),
+        }
     }
 }
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
+/// The two digits of each byte
+static PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// The text of a [`Digest`], such as `sha256:44136fa3…`
+///
+/// # Examples
+///
+/// ```
+/// use registry_core::Digest;
+///
+/// let text = Digest::sha256(b"{}").text();
+/// assert!(text.as_str().starts_with("sha256:44136fa3"));
+/// assert!(text.hex().starts_with("44136fa3"));
+/// ```
+#[derive(Clone, Copy)]
+pub struct DigestText {
+    text: [u8; Self::MAX],
+    algorithm: Algorithm,
+}
+
+impl DigestText {
+    /// `sha512:` and 128 digits
+    const MAX: usize = 7 + 128;
+
+    /// Algorithm, colon and digits
+    pub fn as_str(&self) -> &str {
+        let length = self.algorithm.as_str().len() + 1 + self.algorithm.len() * 2;
+        std::str::from_utf8(&self.text[..length]).expect("it was made of ASCII")
+    }
+
+    /// The digits
+    pub fn hex(&self) -> &str {
+        &self.as_str()[self.algorithm.as_str().len() + 1..]
+    }
+}
+
+impl fmt::Debug for DigestText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.algorithm())?;
-        self.write_hex(f)
+        f.write_str(self.text().as_str())
     }
 }
 
@@ -187,27 +243,12 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let malformed = || DigestError::Malformed {
-            text: shortened(text),
+        let parsed = match text.split_at_checked(7) {
+            Some(("sha256:", hex)) => bytes_of(hex).map(Bytes::Sha256),
+            Some(("sha512:", hex)) => bytes_of(hex).map(Bytes::Sha512),
+            _ => None,
         };
-        let (algorithm, encoded) = text.split_once(':').ok_or_else(malformed)?;
-        if !is_algorithm(algorithm) || !is_encoded(encoded) {
-            return Err(malformed());
-        }
-        let algorithm = Algorithm::from_str(algorithm)?;
-        let mut bytes = [0; 64];
-        let bytes = &mut bytes[..algorithm.len()];
-        let encoded = encoded.as_bytes();
-        if encoded.len() != bytes.len() * 2 {
-            return Err(malformed());
-        }
-        for (byte, pair) in bytes.iter_mut().zip(encoded.chunks_exact(2)) {
-            let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else {
-                return Err(malformed());
-            };
-            *byte = high << 4 | low;
-        }
-        Self::from_bytes(algorithm, bytes).ok_or_else(malformed)
+        parsed.map(Self).ok_or_else(|| refused(text))
     }
 }
 
@@ -291,11 +332,45 @@ pub(crate) fn shortened(text: &str) -> String {
     short
 }
 
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// The bytes that exactly `N` pairs of digits stand for
+fn bytes_of<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    let mut bytes = [0; N];
+    let mut seen = 0;
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        let (high, low) = (VALUES[usize::from(*high)], VALUES[usize::from(*low)]);
+        seen |= high | low;
+        *byte = high << 4 | low;
+    }
+    // Asked once, behind the loop: no branch for each of the digits.
+    (seen < 16).then_some(bytes)
+}
+
+/// What each byte is worth as a digit; more than 15 if it is none
+static VALUES: [u8; 256] = {
+    let mut values = [0xff; 256];
+    let mut value = 0;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
+/// Why a text is not taken
+fn refused(text: &str) -> DigestError {
+    if let Some((algorithm, encoded)) = text.split_once(':')
+        && is_algorithm(algorithm)
+        && is_encoded(encoded)
+        && let Err(unsupported) = Algorithm::from_str(algorithm)
+    {
+        return unsupported;
+    }
+    DigestError::Malformed {
+        text: shortened(text),
     }
 }
 

@@ -37,7 +37,7 @@ pub mod reference;
 pub mod route;
 pub mod upload;
 
-pub use crate::digest::{Algorithm, Digest, DigestError};
+pub use crate::digest::{Algorithm, Digest, DigestError, DigestText};
 pub use crate::error::{ErrorCode, ErrorDetail, ErrorResponse};
 pub use crate::event::{Envelope, Event, EventAction};
 pub use crate::hasher::{Hasher, HasherStateError};

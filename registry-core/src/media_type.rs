@@ -87,6 +87,18 @@ impl MediaType {
     }
 }
 
+/// What most manifests, and what they refer to, have
+static COMMON: [MediaType; 8] = [
+    MediaType::OCI_MANIFEST,
+    MediaType::OCI_INDEX,
+    MediaType::OCI_LAYER_TAR_GZIP,
+    MediaType::OCI_CONFIG,
+    MediaType::DOCKER_MANIFEST,
+    MediaType::DOCKER_MANIFEST_LIST,
+    MediaType::DOCKER_LAYER,
+    MediaType::DOCKER_CONFIG,
+];
+
 impl fmt::Display for MediaType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -99,7 +111,11 @@ impl FromStr for MediaType {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
             Some((kind, subtype)) if is_restricted_name(kind) && is_restricted_name(subtype) => {
-                Ok(Self(Cow::Owned(text.to_owned())))
+                // Of those that most are, all share one text.
+                let common = COMMON.iter().find(|common| common.as_str() == text);
+                Ok(common
+                    .cloned()
+                    .unwrap_or_else(|| Self(Cow::Owned(text.to_owned()))))
             }
             _ => Err(MediaTypeError {
                 text: shortened(text),

@@ -153,10 +153,7 @@ impl AccessRecord {
 
 impl fmt::Display for AccessRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.remote {
-            Some(address) => write!(f, "{address}")?,
-            None => f.write_str("-")?,
-        }
+        remote(f, self.remote)?;
         f.write_str(" - ")?;
         match &self.user {
             // The user field is not quoted, so a space would start the next one.
@@ -172,16 +169,44 @@ impl fmt::Display for AccessRecord {
             Some(target) => escape(f, target.as_bytes(), b'"')?,
             None => f.write_str("-")?,
         }
-        write!(
-            f,
-            " {:?}\" {} {} ",
-            self.version,
-            self.status.as_u16(),
-            self.bytes
-        )?;
+        f.write_str(" ")?;
+        f.write_str(version(self.version))?;
+        f.write_str("\" ")?;
+        f.write_str(self.status.as_str())?;
+        write!(f, " {} ", self.bytes)?;
         quoted(f, self.referer.as_ref())?;
         f.write_str(" ")?;
         quoted(f, self.user_agent.as_ref())
+    }
+}
+
+/// Writes an address, which the line before it most often had too
+fn remote(f: &mut fmt::Formatter<'_>, address: Option<IpAddr>) -> fmt::Result {
+    thread_local! {
+        static LAST: RefCell<(Option<IpAddr>, String)> =
+            const { RefCell::new((None, String::new())) };
+    }
+    let Some(address) = address else {
+        return f.write_str("-");
+    };
+    LAST.with_borrow_mut(|(last, text)| {
+        if *last != Some(address) {
+            *text = address.to_string();
+            *last = Some(address);
+        }
+        f.write_str(text)
+    })
+}
+
+/// As the formatter of a version has it, without one
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP",
     }
 }
 
@@ -211,12 +236,21 @@ fn quoted(f: &mut fmt::Formatter<'_>, value: Option<&HeaderValue>) -> fmt::Resul
     f.write_str("\"")
 }
 
+/// Which bytes stand for themselves in a line
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        plain[byte as usize] = !matches!(byte, b'"' | b'\\');
+        byte += 1;
+    }
+    plain
+};
+
 /// Writes `text` with `\xHH` for quotes, backslashes, `besides`, and all that is not printable
 /// ASCII
 fn escape(f: &mut fmt::Formatter<'_>, text: &[u8], besides: u8) -> fmt::Result {
-    let is_plain = |byte: &u8| {
-        matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\') && *byte != besides
-    };
+    let is_plain = |byte: &u8| PLAIN[usize::from(*byte)] && *byte != besides;
     let mut rest = text;
     loop {
         let plain = rest.iter().take_while(|byte| is_plain(byte)).count();
@@ -327,7 +361,7 @@ mod tests {
             referer: None,
             user_agent: Some(HeaderValue::from_bytes(agent).unwrap()),
             operation: Some("ping"),
-            request_id: RequestId("r-1".to_owned()),
+            request_id: RequestId("r-1".into()),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Blobs: to read, in whole or in part, and to delete
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use registry_core::range::Resolved;
 use registry_core::{ByteRange, Digest, RangeHeader, RepositoryName};
 use registry_storage::{BlobError, Store};
@@ -11,12 +11,15 @@ use crate::body::{BodyError, ResponseBody};
 use crate::conditional;
 use crate::ranges::{Multipart, content_range};
 use crate::redirect;
-use crate::reply::{CONTENT_DIGEST, Reply};
+use crate::reply::Reply;
 use crate::respond::{Cause, Failure};
 use crate::service::Call;
 
 /// Content under a digest never changes
-const CACHE_CONTROL: &str = "max-age=31536000";
+const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// Nothing is known of what is in it
+const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 pub(crate) async fn get(
     call: &Call,
@@ -25,12 +28,11 @@ pub(crate) async fn get(
 ) -> Result<Response<ResponseBody>, Failure> {
     let reply = |status| {
         Reply::new(status)
-            .header(CONTENT_DIGEST, digest)
-            .header(header::ETAG, conditional::etag(digest))
-            .header(header::CACHE_CONTROL, CACHE_CONTROL)
-            .header(header::ACCEPT_RANGES, "bytes")
+            .digest(digest)
+            .value(header::CACHE_CONTROL, CACHE_CONTROL)
+            .value(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))
     };
-    let whole = || reply(StatusCode::OK).header(header::CONTENT_TYPE, "application/octet-stream");
+    let whole = || reply(StatusCode::OK).value(header::CONTENT_TYPE, CONTENT_TYPE);
     if !call.head && !call.redirects() && is_for_the_whole(&call.headers) {
         // What most pulls ask for, in one look at the blob.
         let (size, body) = open(call, name, digest, None).await?;
@@ -45,7 +47,7 @@ pub(crate) async fn get(
         // The length of the whole: a range means something to GET alone (RFC 9110, section
         // 14.2).
         call.events.blob_pulled(name, digest, size);
-        return Ok(whole().header(header::CONTENT_LENGTH, size).empty());
+        return Ok(whole().value(header::CONTENT_LENGTH, size.into()).empty());
     }
     let wanted = resolve(&call.headers, digest, size);
     if redirect::is_for_others(&call.headers, &wanted)
@@ -67,7 +69,7 @@ pub(crate) async fn get(
         let (_, body) = open(call, name, digest, Some(range)).await?;
         call.events.blob_pulled(name, digest, size);
         return Ok(reply(StatusCode::PARTIAL_CONTENT)
-            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .value(header::CONTENT_TYPE, CONTENT_TYPE)
             .header(header::CONTENT_RANGE, content_range(range, size))
             .body(body));
     }

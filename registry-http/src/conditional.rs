@@ -2,12 +2,13 @@
 //!
 //! The tag of content is its digest. It is strong: equal digests are equal bytes.
 
-use http::{HeaderMap, header};
-use registry_core::Digest;
+use http::{HeaderMap, HeaderValue, header};
+use registry_core::{Digest, DigestText};
 
 /// The `ETag` of content
-pub(crate) fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+pub(crate) fn etag(digest: &DigestText) -> HeaderValue {
+    let tag = ["\"", digest.as_str(), "\""].concat();
+    HeaderValue::try_from(tag).expect("quotes and a digest are visible ASCII")
 }
 
 /// Whether `If-None-Match` says that the client has this content (the answer is 304)
@@ -51,8 +52,6 @@ fn unquote(tag: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -80,7 +79,7 @@ mod tests {
         }
         assert!(!client_has(&HeaderMap::new(), &digest));
         assert!(range_applies(&HeaderMap::new(), &digest));
-        assert_eq!(etag(&digest), format!("\"{digest}\""));
+        assert_eq!(etag(&digest.text()), format!("\"{digest}\""));
     }
 
     #[test]
@@ -93,10 +92,7 @@ mod tests {
             HeaderValue::from_bytes(b"\xff").unwrap(),
         );
         assert!(!client_has(&headers, &digest));
-        headers.append(
-            header::IF_NONE_MATCH,
-            HeaderValue::from_str(&etag(&digest)).unwrap(),
-        );
+        headers.append(header::IF_NONE_MATCH, etag(&digest.text()));
         assert!(client_has(&headers, &digest));
     }
 }

@@ -171,7 +171,7 @@ impl Reporter {
                 .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let id = match parts.extensions.get::<RequestId>() {
-            Some(RequestId(id)) => id.clone(),
+            Some(RequestId(id)) => id.to_string(),
             None => Uuid::new_v4().to_string(),
         };
         let host = match (&client.authority, parts.uri.authority()) {

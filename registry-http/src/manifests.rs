@@ -23,11 +23,7 @@ pub(crate) async fn get(
     reference: &TagOrDigest,
 ) -> Result<Response<ResponseBody>, Failure> {
     let manifest = call.store().manifest(name, reference).await?;
-    let reply = |status| {
-        Reply::new(status)
-            .header(CONTENT_DIGEST, manifest.digest)
-            .header(header::ETAG, conditional::etag(&manifest.digest))
-    };
+    let reply = |status| Reply::new(status).digest(&manifest.digest);
     if conditional::client_has(&call.headers, &manifest.digest) {
         return Ok(reply(StatusCode::NOT_MODIFIED).empty());
     }
@@ -38,7 +34,7 @@ pub(crate) async fn get(
     call.events
         .manifest_pulled(name, &manifest, tag, call.manifest_limits());
     Ok(reply(StatusCode::OK)
-        .header(header::CONTENT_TYPE, &manifest.media_type)
+        .text(header::CONTENT_TYPE, manifest.media_type.as_str())
         .body(manifest.bytes))
 }
 

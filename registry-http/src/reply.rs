@@ -4,9 +4,11 @@ use std::fmt::Display;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use registry_core::Digest;
 use registry_core::upload::range_header;
 
 use crate::body::ResponseBody;
+use crate::conditional::etag;
 
 /// The header by which old clients know a registry
 pub(crate) const API_VERSION: HeaderName =
@@ -22,6 +24,9 @@ pub(crate) const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// The tags that were set besides the digest
 pub(crate) const TAG: HeaderName = HeaderName::from_static("oci-tag");
 
+/// For how many headers a response has room before it gets more
+const HEADERS: usize = 10;
+
 /// A response under construction
 pub(crate) struct Reply {
     response: Response<ResponseBody>,
@@ -31,12 +36,38 @@ impl Reply {
     pub(crate) fn new(status: StatusCode) -> Self {
         let mut response = Response::new(ResponseBody::default());
         *response.status_mut() = status;
+        // What most answers have: to grow on the way is to place all of them again.
+        response.headers_mut().reserve(HEADERS);
         Self { response }
     }
 
     pub(crate) fn header(mut self, name: HeaderName, value: impl Display) -> Self {
         set(self.response.headers_mut(), name, value);
         self
+    }
+
+    /// As [`Reply::header`], of what is text already
+    pub(crate) fn text(self, name: HeaderName, value: &str) -> Self {
+        match HeaderValue::from_str(value) {
+            Ok(value) => self.value(name, value),
+            Err(_) => {
+                left_out(&name);
+                self
+            }
+        }
+    }
+
+    /// A header whose value is one already
+    pub(crate) fn value(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.response.headers_mut().insert(name, value);
+        self
+    }
+
+    /// The two headers that say the digest of what is served
+    pub(crate) fn digest(self, digest: &Digest) -> Self {
+        let digest = digest.text();
+        self.text(CONTENT_DIGEST, digest.as_str())
+            .value(header::ETAG, etag(&digest))
     }
 
     pub(crate) fn body(mut self, body: impl Into<ResponseBody>) -> Response<ResponseBody> {
@@ -79,7 +110,11 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: impl Display
         Ok(value) => {
             headers.insert(name, value);
         }
-        // Only what an embedder's authenticator or old content brings can get here.
-        Err(_) => tracing::warn!(%name, "a header was left out, its value has control characters"),
+        Err(_) => left_out(&name),
     }
+}
+
+/// Only what an embedder's authenticator or old content brings can get here
+fn left_out(name: &HeaderName) {
+    tracing::warn!(%name, "a header was left out, its value has control characters");
 }

@@ -65,6 +65,22 @@ impl RequestBody {
         }
     }
 
+    /// The body, in whose place an empty one is left
+    pub(crate) fn take(&mut self) -> Self {
+        let empty = Self {
+            inner: None,
+            peeked: None,
+            length: None,
+            awaits_continue: false,
+            patience: self.patience,
+            timer: None,
+            waiting: false,
+            stalled: false,
+            received: self.received.clone(),
+        };
+        std::mem::replace(self, empty)
+    }
+
     /// Counts the bytes that are read of it, to its end
     pub(crate) fn received(&self) -> Arc<AtomicU64> {
         self.received.clone()

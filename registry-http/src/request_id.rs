@@ -1,6 +1,7 @@
 //! The name of a request, by which a person finds it in every log on its way
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -21,9 +22,10 @@ const MAX_LENGTH: usize = 128;
 /// `request` around everything that the request does, and in the message of every error with a
 /// status of 500 and above, so that a user can quote it.
 ///
-/// A name that a client brings need not be unique.
+/// A name that a client brings need not be unique. It is cheap to clone: there are several places
+/// to which each request's goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(pub String);
+pub struct RequestId(pub Arc<str>);
 
 impl RequestId {
     /// The name that the request brings, or a new one
@@ -39,8 +41,11 @@ impl RequestId {
             .filter_map(|value| std::str::from_utf8(value.as_bytes()).ok())
             .find(|text| is_name(text));
         Self(match brought {
-            Some(text) => text.to_owned(),
-            None => Uuid::new_v4().to_string(),
+            Some(text) => text.into(),
+            None => {
+                let mut room = Uuid::encode_buffer();
+                Arc::from(&*Uuid::new_v4().hyphenated().encode_lower(&mut room))
+            }
         })
     }
 
@@ -73,7 +78,7 @@ mod tests {
     #[test]
     fn a_name_that_can_stand_in_a_log_is_kept() {
         for good in ["a", "!~", "req-1/2:3", &"x".repeat(128)] {
-            assert_eq!(of(good.as_bytes()).0, good);
+            assert_eq!(*of(good.as_bytes()).0, *good);
         }
     }
 

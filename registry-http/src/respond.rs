@@ -444,7 +444,7 @@ mod tests {
     }
 
     fn id() -> RequestId {
-        RequestId("r-1".to_owned())
+        RequestId("r-1".into())
     }
 
     fn state() -> Option<UploadState> {

@@ -530,7 +530,7 @@ async fn requests_are_observed_with_the_clients_address() {
     assert_eq!(record.remote, Some([203, 0, 113, 9].into()));
     assert_eq!(record.user.as_deref(), Some("ada"));
     assert_eq!(record.operation, Some("put_manifest"));
-    assert_eq!(record.request_id.0, "r-1");
+    assert_eq!(&*record.request_id.0, "r-1");
     assert_eq!(record.status, StatusCode::FORBIDDEN);
     assert!(!format!("{record:?}").contains("YWRhOnNlY3JldA"));
 }

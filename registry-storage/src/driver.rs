@@ -362,16 +362,21 @@ impl Key {
     ///
     /// [`KeyError`] if the text is out of the grammar.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let valid = text.split('/').all(|component| {
-            !matches!(component, "" | "." | "..") && !component.contains(char::is_control)
-        });
-        if valid {
+        if is_valid(text) {
             Ok(Self(text.to_owned()))
         } else {
             Err(KeyError {
                 text: text.to_owned(),
             })
         }
+    }
+
+    /// The key of a text that is made of parts that were parsed
+    ///
+    /// To parse it once more for each request would cost more than to make it.
+    pub(crate) fn of_valid(text: String) -> Self {
+        debug_assert!(is_valid(&text), "{text:?} is not a key");
+        Self(text)
     }
 
     /// The key of something directly or indirectly below
@@ -397,6 +402,12 @@ impl Key {
     pub fn name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
     }
+}
+
+fn is_valid(text: &str) -> bool {
+    text.split('/').all(|component| {
+        !matches!(component, "" | "." | "..") && !component.contains(char::is_control)
+    })
 }
 
 impl fmt::Debug for Key {

@@ -12,14 +12,23 @@ use crate::store::SessionKeyId;
 
 const ROOT: &str = "docker/registry/v2";
 
+const REPOSITORIES: &str = "docker/registry/v2/repositories/";
+
 /// `blobs/<algorithm>/<first two hex digits>/<hex>/data`
 pub(crate) fn blob(digest: &Digest) -> Key {
-    let hex = digest.hex();
-    key(format!(
-        "{ROOT}/blobs/{}/{}/{hex}/data",
-        digest.algorithm(),
-        &hex[..2]
-    ))
+    let text = digest.text();
+    let (algorithm, hex) = (digest.algorithm().as_str(), text.hex());
+    key([
+        ROOT,
+        "/blobs/",
+        algorithm,
+        "/",
+        &hex[..2],
+        "/",
+        hex,
+        "/data",
+    ]
+    .concat())
 }
 
 /// Whether there can only be one content under this key: that of a blob
@@ -70,11 +79,7 @@ pub(crate) fn repository(name: &str) -> Key {
 
 /// Says that the repository has the blob
 pub(crate) fn layer_link(name: &RepositoryName, digest: &Digest) -> Key {
-    key(format!(
-        "{ROOT}/repositories/{name}/_layers/{}/{}/link",
-        digest.algorithm(),
-        digest.hex()
-    ))
+    link(name, "/_layers/", digest)
 }
 
 /// The folder of the blobs of one algorithm that the repository has
@@ -96,11 +101,7 @@ pub(crate) fn revisions(name: &RepositoryName, algorithm: Algorithm) -> Key {
 
 /// Says that the repository has the manifest
 pub(crate) fn revision_link(name: &RepositoryName, digest: &Digest) -> Key {
-    key(format!(
-        "{ROOT}/repositories/{name}/_manifests/revisions/{}/{}/link",
-        digest.algorithm(),
-        digest.hex()
-    ))
+    link(name, "/_manifests/revisions/", digest)
 }
 
 /// The folder of all tags
@@ -115,9 +116,15 @@ pub(crate) fn tag(name: &RepositoryName, tag: &Tag) -> Key {
 
 /// What the tag points to
 pub(crate) fn tag_current(name: &RepositoryName, tag: &Tag) -> Key {
-    key(format!(
-        "{ROOT}/repositories/{name}/_manifests/tags/{tag}/current/link"
-    ))
+    let (name, tag) = (name.as_str(), tag.as_str());
+    key([
+        REPOSITORIES,
+        name,
+        "/_manifests/tags/",
+        tag,
+        "/current/link",
+    ]
+    .concat())
 }
 
 /// What the tag has pointed to at some time
@@ -212,10 +219,28 @@ pub(crate) fn mark(id: &UploadId) -> Key {
     key(format!("{ROOT}/copy-{id}"))
 }
 
+/// What says that the repository has the content of a digest
+///
+/// Put together without a formatter, as is what else each pull asks for.
+fn link(name: &RepositoryName, folder: &str, digest: &Digest) -> Key {
+    let text = digest.text();
+    let (algorithm, hex) = (digest.algorithm().as_str(), text.hex());
+    key([
+        REPOSITORIES,
+        name.as_str(),
+        folder,
+        algorithm,
+        "/",
+        hex,
+        "/link",
+    ]
+    .concat())
+}
+
 fn key(path: String) -> Key {
-    // Names, tags, digests and upload ids have no empty, `.` or `..` component and no NUL by
-    // their grammars; the rest of each path is written above.
-    Key::parse(&path).expect("a path of validated parts is a valid key")
+    // Names, tags, digests and upload ids have no empty, `.` or `..` component and no control
+    // character by their grammars; the rest of each path is written above.
+    Key::of_valid(path)
 }
 
 #[cfg(test)]

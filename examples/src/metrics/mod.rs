@@ -51,6 +51,7 @@ mod format;
 mod notifications;
 mod passwords;
 mod process;
+mod requests;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -61,7 +62,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use registry_auth::htpasswd::Counts;
 use registry_auth::{Audit, AuditRecord};
@@ -74,6 +75,7 @@ pub use self::process::ProcessNumbers;
 
 use self::notifications::Notifications;
 use self::passwords::Passwords;
+use self::requests::Requests;
 
 /// The upper bounds of durations in seconds: those of distribution, and two below them
 ///
@@ -112,14 +114,7 @@ const NONE: &str = "none";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    in_flight: Family<HandlerLabel, Gauge>,
-    requests: Family<RequestLabels, Counter>,
-    durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    request_sizes: Family<HandlerLabel, Histogram, fn() -> Histogram>,
-    response_sizes: Family<HandlerLabel, Histogram, fn() -> Histogram>,
-    operations: Family<OperationLabels, Counter>,
-    operation_durations: Family<OperationLabel, Histogram, fn() -> Histogram>,
-    incomplete: Counter,
+    requests: Requests,
     decisions: Family<DecisionLabels, Counter>,
     /// By [`StorageCall`], so that a call is counted without looking for its labels
     storage: Vec<CallMetrics>,
@@ -136,35 +131,6 @@ struct CallMetrics {
     bytes: Counter,
     /// By [`StorageOutcome`]
     outcomes: Vec<Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HandlerLabel {
-    handler: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    handler: &'static str,
-    method: &'static str,
-    code: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    handler: &'static str,
-    method: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabel {
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabels {
-    operation: &'static str,
-    code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -200,55 +166,7 @@ impl Metrics {
     /// The metrics of a registry on the storage driver of this name, such as `filesystem`
     pub fn new(driver: &str) -> Self {
         let mut registry = Registry::default();
-        let in_flight = Family::default();
-        let requests = Family::default();
-        let durations = Family::new_with_constructor(seconds as fn() -> Histogram);
-        let request_sizes = Family::new_with_constructor(sizes as fn() -> Histogram);
-        let response_sizes = Family::new_with_constructor(sizes as fn() -> Histogram);
-        let operations = Family::default();
-        let operation_durations = Family::new_with_constructor(seconds as fn() -> Histogram);
-        let incomplete = Counter::default();
-        // Counters get their `_total` when they are written.
-        registry.register(
-            "registry_http_in_flight_requests",
-            "The in-flight HTTP requests",
-            in_flight.clone(),
-        );
-        registry.register(
-            "registry_http_requests",
-            "Total number of HTTP requests made",
-            requests.clone(),
-        );
-        registry.register(
-            "registry_http_request_duration_seconds",
-            "The HTTP request latencies in seconds",
-            durations.clone(),
-        );
-        registry.register(
-            "registry_http_request_size_bytes",
-            "The HTTP request sizes in bytes",
-            request_sizes.clone(),
-        );
-        registry.register(
-            "registry_http_response_size_bytes",
-            "The HTTP response sizes in bytes",
-            response_sizes.clone(),
-        );
-        registry.register(
-            "registry_http_operations",
-            "Requests by what they asked for",
-            operations.clone(),
-        );
-        registry.register(
-            "registry_http_operation_duration_seconds",
-            "How long requests took to the end of the response, by what they asked for",
-            operation_durations.clone(),
-        );
-        registry.register(
-            "registry_http_incomplete_responses",
-            "Responses that did not reach their end, most often because the client went away",
-            incomplete.clone(),
-        );
+        let requests = Requests::new(&mut registry);
 
         let decisions = Family::default();
         registry.register(
@@ -322,14 +240,7 @@ impl Metrics {
 
         Self {
             registry,
-            in_flight,
             requests,
-            durations,
-            request_sizes,
-            response_sizes,
-            operations,
-            operation_durations,
-            incomplete,
             decisions,
             storage,
             uploads_open: uploads_open.get_or_create_owned(&DriverLabel {
@@ -371,47 +282,11 @@ impl Metrics {
 
 impl Observer for Metrics {
     fn started(&self, operation: &'static str) {
-        let handler = handler(Some(operation));
-        self.in_flight
-            .get_or_create(&HandlerLabel { handler })
-            .inc();
+        self.requests.started(operation);
     }
 
     fn finished(&self, record: &AccessRecord) {
-        let handler = handler(record.operation);
-        let method = method(record.method.as_str());
-        let operation = record.operation.unwrap_or(NONE);
-        let code = record.status.as_u16();
-        let elapsed = record.elapsed.as_secs_f64();
-        let label = HandlerLabel { handler };
-        if record.operation.is_some() {
-            self.in_flight.get_or_create(&label).dec();
-        }
-        self.requests
-            .get_or_create(&RequestLabels {
-                handler,
-                method,
-                code,
-            })
-            .inc();
-        self.durations
-            .get_or_create(&DurationLabels { handler, method })
-            .observe(elapsed);
-        self.request_sizes
-            .get_or_create(&label)
-            .observe(record.received_bytes as f64);
-        self.response_sizes
-            .get_or_create(&label)
-            .observe(record.bytes as f64);
-        self.operations
-            .get_or_create(&OperationLabels { operation, code })
-            .inc();
-        self.operation_durations
-            .get_or_create(&OperationLabel { operation })
-            .observe(elapsed);
-        if !record.complete {
-            self.incomplete.inc();
-        }
+        self.requests.finished(record);
     }
 }
 
@@ -477,42 +352,6 @@ impl Collector for Hints {
 
 fn seconds() -> Histogram {
     Histogram::new(SECONDS)
-}
-
-/// From 1 KiB to 2 GiB, as distribution has them
-fn sizes() -> Histogram {
-    Histogram::new(exponential_buckets(1024.0, 2.0, 22))
-}
-
-/// The name of distribution's route for an operation
-fn handler(operation: Option<&str>) -> &'static str {
-    match operation {
-        Some("ping") => "base",
-        Some("get_blob" | "delete_blob") => "blob",
-        Some("start_upload") => "blob_upload",
-        Some("cancel_upload" | "complete_upload" | "upload_chunk" | "upload_status") => {
-            "blob_upload_chunk"
-        }
-        Some("catalog") => "catalog",
-        Some("get_manifest" | "put_manifest" | "delete_manifest") => "manifest",
-        Some("list_referrers") => "referrers",
-        Some("list_tags") => "tags",
-        _ => NONE,
-    }
-}
-
-/// A method as a label: one of a few, whatever clients send
-fn method(method: &str) -> &'static str {
-    match method {
-        "GET" => "get",
-        "HEAD" => "head",
-        "POST" => "post",
-        "PUT" => "put",
-        "PATCH" => "patch",
-        "DELETE" => "delete",
-        "OPTIONS" => "options",
-        _ => "other",
-    }
 }
 
 /// What distribution calls a storage call

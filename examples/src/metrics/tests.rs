@@ -1,39 +1,6 @@
-use registry_core::route;
 use registry_http::notifications::EndpointStats;
 
 use super::*;
-
-#[test]
-fn every_operation_has_a_handler() {
-    let digest = format!("sha256:{}", "0".repeat(64));
-    let session = "8cd5b4e7-9b0f-4d3a-8f6c-2f5f6f0f0a11";
-    let (blob, upload) = (
-        format!("/v2/a/blobs/{digest}"),
-        format!("/v2/a/blobs/uploads/{session}"),
-    );
-    let referrers = format!("/v2/a/referrers/{digest}");
-    let complete = format!("digest={digest}");
-    for (method, path, query, expected) in [
-        ("GET", "/v2/", None, "base"),
-        ("GET", &*blob, None, "blob"),
-        ("DELETE", &blob, None, "blob"),
-        ("POST", "/v2/a/blobs/uploads/", None, "blob_upload"),
-        ("GET", &upload, None, "blob_upload_chunk"),
-        ("PATCH", &upload, None, "blob_upload_chunk"),
-        ("PUT", &upload, Some(&*complete), "blob_upload_chunk"),
-        ("DELETE", &upload, None, "blob_upload_chunk"),
-        ("GET", "/v2/_catalog", None, "catalog"),
-        ("GET", "/v2/a/manifests/x", None, "manifest"),
-        ("PUT", "/v2/a/manifests/x", None, "manifest"),
-        ("DELETE", "/v2/a/manifests/x", None, "manifest"),
-        ("GET", &referrers, None, "referrers"),
-        ("GET", "/v2/a/tags/list", None, "tags"),
-    ] {
-        let operation = route(method, path, query).unwrap();
-        assert_eq!(handler(Some(operation.label())), expected, "{operation:?}");
-    }
-    assert_eq!(handler(None), NONE);
-}
 
 #[test]
 fn calls_share_an_action_only_where_distribution_has_one() {

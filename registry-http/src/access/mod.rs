@@ -5,6 +5,7 @@ mod refusal;
 mod session;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,8 +138,9 @@ impl AccessControl {
         if let Some(limits) = &self.limits {
             limits.admit_address(asked.client.address, asked.is_pull())?;
         }
-        let request = self.request_names.then(|| Arc::from(asked.id.0.as_str()));
-        let (principal, session) = named(request.clone(), self.find(asked)).await?;
+        let request = self.request_names.then(|| asked.id.0.clone());
+        let found = pin!(self.find(asked));
+        let (principal, session) = named(request.clone(), found).await?;
         if let Some(limits) = &self.limits {
             limits.admit_principal(&principal, asked.is_pull())?;
         }
@@ -158,11 +160,8 @@ impl AccessControl {
         if caller.session.is_some() {
             return Ok(());
         }
-        named(
-            caller.request.clone(),
-            self.decide(asked, &caller.principal),
-        )
-        .await?;
+        let decided = pin!(self.decide(asked, &caller.principal));
+        named(caller.request.clone(), decided).await?;
         if let Some(sessions) = &self.sessions
             && matches!(
                 asked.operation,
@@ -171,7 +170,7 @@ impl AccessControl {
                     | Operation::UploadStatus { .. }
             )
             && session::identity(&caller.principal).is_some()
-            && let Err(error) = sessions.prepare().await
+            && let Err(error) = Box::pin(sessions.prepare()).await
         {
             // It does not need to outlive a token before there is none that it outlives.
             tracing::warn!(
@@ -235,43 +234,9 @@ impl AccessControl {
                 return Err(Cause::Unidentified { error, retry_after }.into());
             }
             Err(error) => {
-                let mut reason = error.to_string();
-                let why = match &error {
-                    AuthenticateError::Expired { principal } => {
-                        match self.session(asked, principal).await {
-                            Ok(session) => return Ok((principal.clone(), Some(session))),
-                            Err(Unsealed::Not) => {}
-                            Err(Unsealed::OtherSecret) => {
-                                tracing::warn!(
-                                    %principal,
-                                    "an upload was sealed under another secret, so it ended with \
-                                     its token: all replicas need the same secret for sessions, \
-                                     or none, which is the one in the storage"
-                                );
-                                reason.push_str(
-                                    ", and this replica of the registry does not know the seal of \
-                                     the upload; its operator gives all replicas the same secret",
-                                );
-                            }
-                            // With it the client may go on as it is.
-                            Err(Unsealed::Storage(error)) => return Err(error.into()),
-                        }
-                        ChallengeReason::InvalidToken
-                    }
-                    AuthenticateError::InvalidToken { .. } => ChallengeReason::InvalidToken,
-                    _ => ChallengeReason::LoginRequired,
-                };
-                // A token that was good is no guess.
-                if credentials != Credentials::None
-                    && !matches!(error, AuthenticateError::Expired { .. })
-                {
-                    self.failed(asked, None);
-                }
-                return Err(match challenge(why) {
-                    Some(challenge) => Cause::Unauthenticated { reason, challenge },
-                    None => Cause::Denied { reason },
-                }
-                .into());
+                // Seldom, and not to be carried along by every request.
+                let known = credentials != Credentials::None;
+                return Box::pin(self.unauthenticated(asked, known, error)).await;
             }
         };
         // docker and podman learn here, and nowhere else, that there is something to log in
@@ -288,8 +253,56 @@ impl AccessControl {
             .into());
         }
         // Otherwise it is decided as for any request.
-        let session = self.session(asked, &principal).await.ok();
+        let session = match self.sealable(asked) {
+            Some(_) => Box::pin(self.session(asked, &principal)).await.ok(),
+            None => None,
+        };
         Ok((principal, session))
+    }
+
+    /// What follows from credentials that were not taken; `known` if there were any
+    async fn unauthenticated(
+        &self,
+        asked: &Asked<'_>,
+        known: bool,
+        error: AuthenticateError,
+    ) -> Result<(Principal, Option<String>), Failure> {
+        let mut reason = error.to_string();
+        let why = match &error {
+            AuthenticateError::Expired { principal } => {
+                match self.session(asked, principal).await {
+                    Ok(session) => return Ok((principal.clone(), Some(session))),
+                    Err(Unsealed::Not) => {}
+                    Err(Unsealed::OtherSecret) => {
+                        tracing::warn!(
+                            %principal,
+                            "an upload was sealed under another secret, so it ended with \
+                             its token: all replicas need the same secret for sessions, \
+                             or none, which is the one in the storage"
+                        );
+                        reason.push_str(
+                            ", and this replica of the registry does not know the seal of \
+                             the upload; its operator gives all replicas the same secret",
+                        );
+                    }
+                    // With it the client may go on as it is.
+                    Err(Unsealed::Storage(error)) => return Err(error.into()),
+                }
+                ChallengeReason::InvalidToken
+            }
+            AuthenticateError::InvalidToken { .. } => ChallengeReason::InvalidToken,
+            _ => ChallengeReason::LoginRequired,
+        };
+        // A token that was good is no guess.
+        if known && !matches!(error, AuthenticateError::Expired { .. }) {
+            self.failed(asked, None);
+        }
+        let challenge = self.authenticator.challenge(&asked.operation.access(), why);
+        Err(match challenge {
+            Some(challenge) => Cause::Unauthenticated { reason, challenge },
+            None => Cause::Denied { reason },
+        }
+        .into())
     }
 
     async fn authenticate(
@@ -309,17 +322,21 @@ impl AccessControl {
         }
     }
 
+    /// The upload that the request goes on with, and who knows its seal, if anybody seals
+    fn sealable<'a>(&'a self, asked: &Asked<'a>) -> Option<(&'a Sessions, Upload<'a>)> {
+        let sessions = self.sessions.as_deref()?;
+        match asked.operation {
+            Operation::CancelUpload { name, id }
+            | Operation::CompleteUpload { name, id, .. }
+            | Operation::UploadChunk { name, id }
+            | Operation::UploadStatus { name, id } => Some((sessions, Upload { name, id })),
+            _ => None,
+        }
+    }
+
     /// The seal that the request brings, if the principal may go on with this upload by it
     async fn session(&self, asked: &Asked<'_>, principal: &Principal) -> Result<String, Unsealed> {
-        let sessions = self.sessions.as_ref().ok_or(Unsealed::Not)?;
-        let (Operation::CancelUpload { name, id }
-        | Operation::CompleteUpload { name, id, .. }
-        | Operation::UploadChunk { name, id }
-        | Operation::UploadStatus { name, id }) = asked.operation
-        else {
-            return Err(Unsealed::Not);
-        };
-        let upload = Upload { name, id };
+        let (sessions, upload) = self.sealable(asked).ok_or(Unsealed::Not)?;
         let seal = sessions.find(asked.parts.uri.query(), upload, principal);
         seal.await.map(str::to_owned)
     }
@@ -408,6 +425,8 @@ pub(crate) struct Caller {
 }
 
 /// Runs what decides, with the name of the request if there is one to be told
+///
+/// `future` is best a pinned reference: this one has room for it three times.
 async fn named<F: Future>(name: Option<Arc<str>>, future: F) -> F::Output {
     match name {
         Some(name) => request::on_behalf_of(name, future).await,
@@ -469,7 +488,7 @@ mod tests {
             let asked = Asked {
                 parts,
                 client: &Client::default(),
-                id: &RequestId("r".to_owned()),
+                id: &RequestId("r".into()),
                 operation: &Operation::Ping,
             };
             access.identify(&asked).await.map(|caller| caller.principal)

@@ -166,7 +166,7 @@ async fn ask(
         .header("user-agent", "test/0.1")
         .header("content-length", body.len())
         .header("x-request-id", "request-7")
-        .extension(RequestId("request-7".to_owned()))
+        .extension(RequestId("request-7".into()))
         .extension(RemoteAddr("192.0.2.7:42961".parse().unwrap()));
     for (name, value) in headers {
         request = request.header(*name, *value);

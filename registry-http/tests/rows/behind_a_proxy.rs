@@ -22,7 +22,7 @@ impl Records {
         let records = self.0.lock().unwrap();
         let seen = records
             .iter()
-            .map(|record| (record.request_id.0.clone(), record.remote));
+            .map(|record| (record.request_id.to_string(), record.remote));
         seen.collect()
     }
 }

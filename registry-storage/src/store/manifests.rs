@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use registry_core::manifest::{Dependency, DescriptorDigest, Limits, Role};
 use registry_core::{Algorithm, Digest, Manifest, MediaType, RepositoryName, Tag, TagOrDigest};
 
@@ -102,16 +102,28 @@ impl Store {
             TagOrDigest::Digest(digest) => Some(*digest),
             TagOrDigest::Tag(tag) => self.read_link(&layout::tag_current(name, tag)).await?,
         };
+        // What needs more than the links has a future of its own, for it is seldom needed.
         let Some(digest) = digest else {
-            return Err(self.manifest_unknown(name, reference).await);
+            return Err(self.manifest_unknown(name, reference).boxed().await);
+        };
+        let Some(manifest) = self.inner.manifests.get(&digest) else {
+            return self.read_manifest(name, reference, digest).boxed().await;
         };
         let link = layout::revision_link(name, &digest);
-        if let Some(manifest) = self.inner.manifests.get(&digest) {
-            return match self.read_link(&link).await? == Some(digest) {
-                true => Ok(manifest),
-                false => Err(self.manifest_unknown(name, reference).await),
-            };
+        match self.read_link(&link).await? == Some(digest) {
+            true => Ok(manifest),
+            false => Err(self.manifest_unknown(name, reference).boxed().await),
         }
+    }
+
+    /// A manifest that is not in the cache, which it is from now on
+    async fn read_manifest(
+        &self,
+        name: &RepositoryName,
+        reference: &TagOrDigest,
+        digest: Digest,
+    ) -> Result<StoredManifest, ManifestReadError> {
+        let link = layout::revision_link(name, &digest);
         // Both at once: each takes a while on a network.
         let (link, bytes) =
             futures::join!(self.read_link(&link), self.read_manifest_bytes(&digest));

@@ -1,12 +1,25 @@
 //! Waits for the disk that are had at once
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 
+/// How many errands are with the pool at a time: about as many as one push has at once
+///
+/// More pushes at once keep the disk busy by themselves, and then each thread more is only one
+/// more that has to be woken.
+const AT_ONCE: usize = 4;
+
 type Work = Box<dyn FnOnce() -> Result<(), Errno> + Send>;
+
+/// Sends errands
+#[derive(Debug, Default)]
+pub(super) struct Errands {
+    with_pool: Arc<AtomicUsize>,
+}
 
 /// Something that a thread of the pool does meanwhile
 ///
@@ -26,20 +39,34 @@ enum State {
     Done(Result<(), Errno>),
 }
 
-impl Errand {
-    /// Sends it on its way
-    pub(super) fn send(work: impl FnOnce() -> Result<(), Errno> + Send + 'static) -> Self {
+impl Errands {
+    /// Sends one on its way, unless too many are under way: then it waits for whoever waits for it
+    pub(super) fn send(&self, work: impl FnOnce() -> Result<(), Errno> + Send + 'static) -> Errand {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Waiting(Box::new(work))),
             done: Condvar::new(),
         });
-        if let Ok(runtime) = Handle::try_current() {
+        if let Ok(runtime) = Handle::try_current()
+            && let Some(place) = self.place()
+        {
             let shared = shared.clone();
-            runtime.spawn_blocking(move || shared.run());
+            runtime.spawn_blocking(move || {
+                shared.run();
+                drop(place);
+            });
         }
-        Self(shared)
+        Errand(shared)
     }
 
+    fn place(&self) -> Option<Place> {
+        let one_more = |taken| (taken < AT_ONCE).then_some(taken + 1);
+        let order = Ordering::Relaxed;
+        let taken = self.with_pool.fetch_update(order, order, one_more);
+        taken.is_ok().then(|| Place(self.with_pool.clone()))
+    }
+}
+
+impl Errand {
     /// What came of it
     pub(super) fn wait(self) -> Result<(), Errno> {
         self.0.run();
@@ -53,6 +80,15 @@ impl Errand {
                 }
             }
         }
+    }
+}
+
+/// One of the errands that are with the pool, until it is dropped
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -90,7 +126,7 @@ mod tests {
     fn without_a_pool_whoever_waits_does_it() {
         let here = thread::current().id();
         let (sender, done) = mpsc::channel();
-        let errand = Errand::send(move || {
+        let errand = Errands::default().send(move || {
             let _ = sender.send(thread::current().id());
             Err(Errno::NOSPC)
         });
@@ -103,7 +139,7 @@ mod tests {
         tokio::task::spawn_blocking(|| {
             let (begin, begun) = mpsc::channel();
             let (end, ended) = mpsc::channel::<()>();
-            let errand = Errand::send(move || {
+            let errand = Errands::default().send(move || {
                 begin.send(thread::current().id()).unwrap();
                 ended.recv().unwrap();
                 Err(Errno::IO)
@@ -126,10 +162,11 @@ mod tests {
         runtime.block_on(async {
             let counted = count.clone();
             tokio::task::spawn_blocking(move || {
-                let errands: Vec<_> = (0..5)
+                let sender = Errands::default();
+                let errands: Vec<_> = (0..2 * AT_ONCE)
                     .map(|_| {
                         let counted = counted.clone();
-                        Errand::send(move || {
+                        sender.send(move || {
                             counted.fetch_add(1, Ordering::Relaxed);
                             Ok(())
                         })
@@ -143,11 +180,32 @@ mod tests {
             .unwrap();
         });
         drop(runtime);
-        assert_eq!(count.load(Ordering::Relaxed), 5, "each once");
+        assert_eq!(count.load(Ordering::Relaxed), 2 * AT_ONCE, "each once");
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_few_are_with_the_pool_and_each_place_is_given_back() {
+        let sender = Errands::default();
+        for _ in 0..3 {
+            let places: Vec<_> = std::iter::repeat_with(|| sender.place())
+                .take(AT_ONCE + 1)
+                .collect();
+            assert_eq!(places.iter().flatten().count(), AT_ONCE);
+            drop(places);
+            let errand = sender.send(|| Ok(()));
+            let waited = tokio::task::spawn_blocking(move || errand.wait());
+            assert_eq!(waited.await.unwrap(), Ok(()));
+            while sender.with_pool.load(Ordering::Relaxed) > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     #[test]
     fn what_panics_has_failed() {
-        assert_eq!(Errand::send(|| panic!("on purpose")).wait(), Err(Errno::IO));
+        assert_eq!(
+            Errands::default().send(|| panic!("on purpose")).wait(),
+            Err(Errno::IO)
+        );
     }
 }

@@ -28,6 +28,7 @@ use rustix::io::Errno;
 
 use self::append::FileAppend;
 use self::buffers::Buffers;
+use self::errand::Errands;
 use self::list::Listings;
 use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
@@ -92,6 +93,7 @@ struct Root {
     mount: Mount,
     openings: Openings,
     buffers: Arc<Buffers>,
+    errands: Errands,
     listings: Listings,
 }
 
@@ -187,6 +189,7 @@ impl FileSystem {
         let opened = Root {
             listings: Listings::of(&fd),
             buffers: Arc::default(),
+            errands: Errands::default(),
             fd,
             path: path(),
             mount,

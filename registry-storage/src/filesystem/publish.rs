@@ -89,7 +89,7 @@ impl Root {
         let (synced, staged) = match beside {
             Some((key, bytes)) => {
                 let file = upload.clone();
-                let syncing = Errand::send(move || fs::fdatasync(&file));
+                let syncing = self.errands.send(move || fs::fdatasync(&file));
                 let staged = self.stage(key, bytes);
                 (syncing.wait(), staged)
             }
@@ -367,7 +367,7 @@ impl Root {
         };
         let syncing: Vec<_> = folders
             .into_iter()
-            .map(|folder| Errand::send(move || sync_folder(&folder)))
+            .map(|folder| self.errands.send(move || sync_folder(&folder)))
             .collect();
         let synced = sync_folder(&last);
         // The last ones first: they are the likeliest not to have been begun.

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use registry_core::range::ByteRange;
 
@@ -176,6 +177,20 @@ pub trait Uploads: fmt::Debug + Send + Sync + 'static {
     /// [`StorageError::NotFound`] if there is no such upload.
     async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError>;
 
+    /// Begins an upload whose key nobody knows yet, empty, and stores an object that is new too
+    ///
+    /// Neither need be durable. `None`, and nothing is done, where that would cost no less than
+    /// [`Uploads::append`] and [`Objects::write_unsynced`] one after the other.
+    fn begin_with(
+        &self,
+        upload: &Key,
+        object: &Key,
+        bytes: Bytes,
+    ) -> Option<BoxFuture<'_, Result<(), StorageError>>> {
+        let _ = (upload, object, bytes);
+        None
+    }
+
     /// How many bytes of an upload are kept, and when the last of them came
     ///
     /// Does not need the upload to be free. Bytes that are not synced yet may be counted.
@@ -267,6 +282,14 @@ pub trait Append: fmt::Debug + Send + 'static {
         Ok(())
     }
 
+    /// Adds bytes at the end, after which there are no more until the upload is synced
+    ///
+    /// As [`Append::write_vectored`], which may be done only with what comes next, [`Append::sync`]
+    /// or [`Append::publish`] most often.
+    async fn write_last(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
+        self.write_vectored(pieces).await
+    }
+
     /// Says what the upload is to become, before its bytes are written
     ///
     /// A driver may then put the bytes where they will stay, and save itself a copy. If the
@@ -335,6 +358,15 @@ pub trait Append: fmt::Debug + Send + 'static {
     /// costs less than one after the other; if not, it is for the caller to store.
     fn accompany(&mut self, key: &Key, bytes: Bytes) -> bool {
         let _ = (key, bytes);
+        false
+    }
+
+    /// Says that the folder which the upload is in is to go once it is an object
+    ///
+    /// Returns whether [`Append::publish`] removes it as [`Objects::delete_tree`] does, because
+    /// that costs less than one after the other; if not, it is for the caller to remove. That it
+    /// could not be removed is logged and no error: the upload is an object then.
+    fn vacate(&mut self) -> bool {
         false
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream, StreamExt};
 use registry_core::range::ByteRange;
 
@@ -338,6 +339,17 @@ impl<D: Uploads> Uploads for Measured<D> {
         Ok(self.opened(upload))
     }
 
+    fn begin_with(
+        &self,
+        upload: &Key,
+        object: &Key,
+        bytes: Bytes,
+    ) -> Option<BoxFuture<'_, Result<(), StorageError>>> {
+        let call = self.driver.begin_with(upload, object, bytes)?;
+        let call = self.report(StorageCall::UploadOpen, call, nothing);
+        Some(Box::pin(call))
+    }
+
     async fn progress(&self, upload: &Key) -> Result<Stat, StorageError> {
         let call = self.driver.progress(upload);
         self.report(StorageCall::Stat, call, nothing).await
@@ -418,6 +430,10 @@ impl Append for MeasuredAppend {
         self.upload.accompany(key, bytes)
     }
 
+    fn vacate(&mut self) -> bool {
+        self.upload.vacate()
+    }
+
     fn note(&self) -> Option<Bytes> {
         self.upload.note()
     }
@@ -439,6 +455,12 @@ impl Append for MeasuredAppend {
     async fn write_vectored(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
         let length = pieces.iter().map(|piece| piece.len() as u64).sum();
         let call = self.upload.write_vectored(pieces);
+        report(&*self.observer, StorageCall::UploadWrite, call, |()| length).await
+    }
+
+    async fn write_last(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let call = self.upload.write_last(pieces);
         report(&*self.observer, StorageCall::UploadWrite, call, |()| length).await
     }
 

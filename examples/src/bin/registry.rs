@@ -54,6 +54,9 @@ enum Command {
     },
 }
 
+/// How much free memory at the end of a heap is kept for what comes next, in bytes
+const KEPT: usize = 2 * 1024 * 1024;
+
 #[derive(clap::Args, Default)]
 struct ServeArguments {
     /// A configuration file in distribution's format (version 0.1)
@@ -170,6 +173,7 @@ fn serve(arguments: ServeArguments) -> Result<(), String> {
         listen,
         root,
     };
+    keep_buffers();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -177,6 +181,16 @@ fn serve(arguments: ServeArguments) -> Result<(), String> {
     runtime
         .block_on(serve::run(source))
         .map_err(|error| error.to_string())
+}
+
+/// Has the C library keep memory for the buffers of a few bodies
+///
+/// What is free at the end of one of its heaps glibc gives back to the system as soon as that is
+/// twice as much as the largest block which it ever got from the system by itself and gave back.
+/// By default that is less than the buffers of one upload, which were given back, asked for and
+/// cleared page by page, again and again. Other libraries are not impressed.
+fn keep_buffers() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT / 2)));
 }
 
 fn check(file: Option<PathBuf>) -> Result<(), String> {

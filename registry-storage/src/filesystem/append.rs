@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{self, AtFlags, FlockOperation, OFlags};
+use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -15,9 +15,10 @@ use super::{Root, failed, pooled};
 use crate::driver::{Append, ByteStream, Key};
 use crate::error::StorageError;
 
-/// Up to which size a write is waited for
+/// Up to which size a write is waited for, or put off if it is the last
 ///
-/// There is hardly anything to overlap with, and so its error is known at once.
+/// There is hardly anything to overlap with. Waited for, its error is known at once; put off, it
+/// costs no trip to the pool of its own.
 const SMALL: usize = 16 * 1024;
 
 /// An upload's file, locked
@@ -30,6 +31,8 @@ pub(super) struct FileAppend {
     key: Key,
     file: Arc<File>,
     size: u64,
+    /// A small last write that was put off, and where it belongs
+    pending: Option<(Vec<Bytes>, u64)>,
     /// The last operation, which may run while the caller hashes the next bytes
     running: Option<JoinHandle<Result<(), Errno>>>,
     /// Why nothing more can be done: an operation failed, after which nobody knows what the
@@ -43,6 +46,8 @@ pub(super) struct FileAppend {
     syncing: Option<JoinHandle<Result<(), Errno>>>,
     /// What is to be there before the upload is an object
     beside: Option<(Key, Bytes)>,
+    /// Whether its folder goes when it is an object
+    vacate: bool,
 }
 
 impl FileAppend {
@@ -116,27 +121,73 @@ impl FileAppend {
                 Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => continue,
                 Err(errno) => return Err(fail(errno)),
             }
-            return Ok(Self {
-                size: u64::try_from(locked.st_size).unwrap_or_default(),
-                root,
-                key,
-                file: Arc::new(file),
-                running: None,
-                ended: None,
-                // Whoever wrote what is there may have been killed before syncing it.
-                dirty: true,
-                unsynced,
-                syncing: None,
-                beside: None,
-            });
+            return Ok(Self::locked(root, key, file, &locked, unsynced));
         }
         Err(root.restless(&key))
     }
 
-    /// Starts an operation on the file in the pool; there must be none under way
+    /// Opens an upload that is there and free, unless that has to wait for anything but memory
+    ///
+    /// Whatever else it may be is for [`FileAppend::open`] to find out.
+    pub(super) fn open_cached(root: &Arc<Root>, key: &Key) -> Option<Self> {
+        if root.mount.is_remote() {
+            return None;
+        }
+        let open = |flags| {
+            let flags = flags | OFlags::CLOEXEC;
+            let path = key.as_str();
+            fs::openat2(&root.fd, path, flags, Mode::empty(), ResolveFlags::CACHED).ok()
+        };
+        let file = File::from(open(OFlags::WRONLY | OFlags::NONBLOCK)?);
+        fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        // As above: it may have become a blob or been deleted before the lock was had.
+        let locked = fs::fstat(&file).ok()?;
+        let named = fs::fstat(open(OFlags::PATH)?).ok()?;
+        if identity(&named) != identity(&locked)
+            || FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile
+        {
+            return None;
+        }
+        let (root, key) = (root.clone(), key.clone());
+        Some(Self::locked(root, key, file, &locked, Unsynced::new()))
+    }
+
+    fn locked(root: Arc<Root>, key: Key, file: File, stat: &Stat, unsynced: Unsynced) -> Self {
+        Self {
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            root,
+            key,
+            file: Arc::new(file),
+            pending: None,
+            running: None,
+            ended: None,
+            // Whoever wrote what is there may have been killed before syncing it.
+            dirty: true,
+            unsynced,
+            syncing: None,
+            beside: None,
+            vacate: false,
+        }
+    }
+
+    /// Starts an operation on the file in the pool, after the write that was put off; there must
+    /// be none under way
     fn start(&mut self, operation: impl FnOnce(&File) -> Result<(), Errno> + Send + 'static) {
-        let file = self.file.clone();
-        self.running = Some(tokio::task::spawn_blocking(move || operation(&file)));
+        let (file, pending) = (self.file.clone(), self.pending.take());
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            write_pending(&file, pending)?;
+            operation(&file)
+        }));
+    }
+
+    /// Does the write that was put off, if there is one
+    async fn flush(&mut self) -> Result<(), StorageError> {
+        self.settle().await?;
+        if self.pending.is_some() {
+            self.start(|_| Ok(()));
+            self.settle().await?;
+        }
+        Ok(())
     }
 
     /// Waits for the operation under way
@@ -206,8 +257,20 @@ impl Append for FileAppend {
         Ok(())
     }
 
+    async fn write_last(&mut self, pieces: Vec<Bytes>) -> Result<(), StorageError> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        if length > SMALL {
+            return self.write_vectored(pieces).await;
+        }
+        self.flush().await?;
+        self.dirty = true;
+        self.pending = Some((pieces, self.size));
+        self.size += length as u64;
+        Ok(())
+    }
+
     async fn sync_behind(&mut self) -> Result<(), StorageError> {
-        self.settle().await?;
+        self.flush().await?;
         self.settle_sync().await?;
         // The disk is busy from early on, and not only at the end.
         let (root, file) = (self.root.clone(), self.file.clone());
@@ -255,7 +318,7 @@ impl Append for FileAppend {
     }
 
     async fn content(&mut self) -> Result<ByteStream, StorageError> {
-        self.settle().await?;
+        self.flush().await?;
         let (root, key) = (self.root.clone(), self.key.clone());
         let object = pooled(self.key.as_str(), move || root.open_object(&key)).await?;
         Ok(object.stream(self.root.clone(), self.key.clone(), 0, self.size))
@@ -266,19 +329,36 @@ impl Append for FileAppend {
         true
     }
 
+    fn vacate(&mut self) -> bool {
+        self.vacate = true;
+        true
+    }
+
     async fn publish(&mut self, to: &Key) -> Result<(), StorageError> {
         self.settle().await?;
         self.settle_sync().await?;
         let (root, from, to) = (self.root.clone(), self.key.clone(), to.clone());
-        let beside = self.beside.take();
+        let (pending, beside) = (self.pending.take(), self.beside.take());
+        let vacate = self.vacate;
         // With the lock: nobody gets the file under its old name, even if this is dropped.
         let locked = self.file.clone();
         self.ended = Some("the upload could not be published; open it again");
         pooled(self.key.as_str(), move || {
-            root.publish(&locked, &from, &to, beside.as_ref())
+            write_pending(&locked, pending).map_err(|errno| failed(from.as_str(), errno))?;
+            root.publish(&locked, &from, &to, beside.as_ref())?;
+            if vacate {
+                root.vacate(&from);
+            }
+            Ok(())
         })
         .await?;
         self.ended = Some("the upload has become an object");
         Ok(())
     }
+}
+
+fn write_pending(file: &File, pending: Option<(Vec<Bytes>, u64)>) -> Result<(), Errno> {
+    pending.map_or(Ok(()), |(pieces, offset)| {
+        write_all_vectored(file, &pieces, offset)
+    })
 }

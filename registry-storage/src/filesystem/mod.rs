@@ -7,6 +7,7 @@
 
 mod append;
 mod buffers;
+mod errand;
 mod list;
 mod mount;
 mod publish;
@@ -20,12 +21,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use registry_core::range::ByteRange;
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::append::FileAppend;
 use self::buffers::Buffers;
+use self::errand::Errands;
 use self::list::Listings;
 use self::share::Openings;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
@@ -91,6 +94,7 @@ struct Root {
     mount: Mount,
     openings: Openings,
     buffers: Arc<Buffers>,
+    errands: Errands,
     listings: Listings,
 }
 
@@ -186,6 +190,7 @@ impl FileSystem {
         let opened = Root {
             listings: Listings::of(&fd),
             buffers: Arc::default(),
+            errands: Errands::default(),
             fd,
             path: path(),
             mount,
@@ -397,7 +402,30 @@ impl Uploads for FileSystem {
     }
 
     async fn reopen(&self, upload: &Key) -> Result<Box<dyn Append>, StorageError> {
+        if let Some(opened) = FileAppend::open_cached(&self.root, upload) {
+            return Ok(Box::new(opened));
+        }
         self.open_append(upload, false).await
+    }
+
+    fn begin_with(
+        &self,
+        upload: &Key,
+        object: &Key,
+        bytes: Bytes,
+    ) -> Option<BoxFuture<'_, Result<(), StorageError>>> {
+        // There is more to think of on a share.
+        if self.root.mount.is_remote() {
+            return None;
+        }
+        let (upload, object) = (upload.clone(), object.clone());
+        Some(Box::pin(async move {
+            let path = upload.clone();
+            self.pooled(path.as_str(), move |root| {
+                root.begin(&upload, &object, &bytes)
+            })
+            .await
+        }))
     }
 
     async fn progress(&self, upload: &Key) -> Result<Stat, StorageError> {

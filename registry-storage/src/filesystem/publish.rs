@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::IoSlice;
-use std::thread::{self, Builder, ScopedJoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::fs::{self, AtFlags, Dir, Mode, OFlags};
 use rustix::io::{self, Errno};
 
+use super::errand::Errand;
 use super::share::{identity, is_silly};
 use super::{Root, TEMPORARY, failed};
 use crate::driver::Key;
@@ -80,29 +81,20 @@ impl Root {
     /// asked for at once: it takes about as long as for one.
     pub(super) fn publish(
         &self,
-        upload: &File,
+        upload: &Arc<File>,
         from: &Key,
         to: &Key,
         beside: Option<&(Key, Bytes)>,
     ) -> Result<(), StorageError> {
-        let stage = || match beside {
-            Some((key, bytes)) => self.stage(key, bytes),
-            None => Ok(None),
+        let (synced, staged) = match beside {
+            Some((key, bytes)) => {
+                let file = upload.clone();
+                let syncing = self.errands.send(move || fs::fdatasync(&file));
+                let staged = self.stage(key, bytes);
+                (syncing.wait(), staged)
+            }
+            None => (fs::fdatasync(upload), Ok(None)),
         };
-        let (synced, staged) = thread::scope(|scope| {
-            // Nothing to wait for where there is nothing beside it.
-            let syncing = beside.and_then(|_| {
-                Builder::new()
-                    .spawn_scoped(scope, || fs::fdatasync(upload))
-                    .ok()
-            });
-            let staged = stage();
-            let synced = match syncing {
-                Some(thread) => joined(thread),
-                None => fs::fdatasync(upload),
-            };
-            (synced, staged)
-        });
         let temporary = staged?;
         // Its folder need not be synced: it is moved out of there.
         if let Err(errno) = synced {
@@ -118,6 +110,48 @@ impl Root {
         self.move_object(from, to, &mut unsynced)?;
         self.sync_folders(&unsynced)
             .map_err(|errno| failed(to.as_str(), errno))
+    }
+
+    /// Removes the folder in which an upload was that has become an object
+    ///
+    /// For everybody else it has ended with that, so nothing depends on it.
+    pub(super) fn vacate(&self, upload: &Key) {
+        let Some(folder) = upload.parent() else {
+            return;
+        };
+        let removed = match Key::parse(folder) {
+            Ok(key) if self.mount.is_remote() => self.delete_tree(&key),
+            _ => remove_folder(&self.fd, folder).map_err(|errno| failed(folder, errno)),
+        };
+        if let Err(error) = removed {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%folder, error, "an upload that has ended was left behind; a purge removes it");
+        }
+    }
+
+    /// Makes an empty file that nobody knows of yet, in a new folder, and another beside it with
+    /// these bytes; nothing is synced
+    pub(super) fn begin(
+        &self,
+        upload: &Key,
+        beside: &Key,
+        bytes: &[u8],
+    ) -> Result<(), StorageError> {
+        let create = |key: &Key, bytes| {
+            self.place(key, &mut Unsynced::new(), |folder, name| {
+                let file = fs::openat(
+                    folder,
+                    name,
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
+                    FILE_MODE,
+                )?;
+                write_all(&file.into(), bytes, 0)?;
+                Ok(true)
+            })
+        };
+        create(upload, &[])?;
+        create(beside, bytes)?;
+        Ok(())
     }
 
     /// A synced temporary file to be put at `key`; `None` if what is there is the same
@@ -324,31 +358,21 @@ impl Root {
                 Err(errno) => return Err(errno),
             }
         }
-        let Some((last, others)) = folders.split_last() else {
-            return Ok(());
-        };
         if self.mount.is_nfs() {
             // What a server has answered it has stored: nothing is waited for.
             return folders.iter().try_for_each(sync_folder);
         }
-        thread::scope(|scope| {
-            let syncing: Vec<_> = others
-                .iter()
-                .map(|folder| {
-                    let started = Builder::new().spawn_scoped(scope, || sync_folder(folder));
-                    // Where there is no room for a thread, it is done here.
-                    started.map_err(|_| folder)
-                })
-                .collect();
-            let synced = sync_folder(last);
-            syncing
-                .into_iter()
-                .map(|syncing| match syncing {
-                    Ok(thread) => joined(thread),
-                    Err(folder) => sync_folder(folder),
-                })
-                .fold(synced, Result::and)
-        })
+        let Some(last) = folders.pop() else {
+            return Ok(());
+        };
+        let syncing: Vec<_> = folders
+            .into_iter()
+            .map(|folder| self.errands.send(move || sync_folder(&folder)))
+            .collect();
+        let synced = sync_folder(&last);
+        // The last ones first: they are the likeliest not to have been begun.
+        let others = syncing.into_iter().rev().map(Errand::wait);
+        others.fold(synced, Result::and)
     }
 
     /// What is said when a folder is deleted as often as it is made
@@ -473,12 +497,6 @@ fn sync_folder(folder: &File) -> Result<(), Errno> {
     }
 }
 
-/// What came of a sync in a thread of its own
-fn joined(thread: ScopedJoinHandle<'_, Result<(), Errno>>) -> Result<(), Errno> {
-    // It does nothing that panics. If it did all the same, nobody knows what is durable.
-    thread.join().unwrap_or(Err(Errno::IO))
-}
-
 /// A path for a temporary file that no other process has
 pub(super) fn temporary_name() -> String {
     format!("{TEMPORARY}/{}", uuid::Uuid::new_v4())
@@ -529,10 +547,14 @@ pub(super) fn write_all_vectored(
 /// Removes a file, or a folder with everything in it; others may do so at the same time
 fn remove_all(folder: &File, path: &str) -> Result<(), Errno> {
     match fs::unlinkat(folder, path, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR) => {}
-        Err(errno) => return Err(errno),
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR) => remove_folder(folder, path),
+        Err(errno) => Err(errno),
     }
+}
+
+/// Removes a folder with everything in it; others may do so at the same time
+fn remove_folder(folder: &File, path: &str) -> Result<(), Errno> {
     // Writers that had the folder open when it was moved away may still put something in.
     for _ in 0..ATTEMPTS {
         let opened = match fs::openat(

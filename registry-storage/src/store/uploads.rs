@@ -104,6 +104,8 @@ pub struct Upload {
     started: SystemTime,
     /// What was seen of it, where the driver keeps notes, if nothing was done with it since
     look: Option<Box<dyn Look>>,
+    /// Whether the algorithm is taken for the usual one, which what was saved may gainsay
+    presumed: bool,
 }
 
 impl Store {
@@ -128,17 +130,16 @@ impl Store {
         // None of it is synced: a session that a power cut takes away is one to start again. The
         // file for the bytes is made here and nowhere else, so that its name never leads to
         // another file once it was published or deleted.
-        drop(
-            self.uploads()
-                .append(&layout::upload_data(name, &id))
-                .await?,
-        );
-        self.objects()
-            .write_unsynced(
-                &layout::upload_started(name, &id),
-                format!("{now:.0}").into_bytes().into(),
-            )
-            .await?;
+        let data = layout::upload_data(name, &id);
+        let started = layout::upload_started(name, &id);
+        let date = Bytes::from(format!("{now:.0}"));
+        match self.uploads().begin_with(&data, &started, date.clone()) {
+            Some(begun) => begun.await?,
+            None => {
+                drop(self.uploads().append(&data).await?);
+                self.objects().write_unsynced(&started, date).await?;
+            }
+        }
         let upload = self.upload(name, session, now.into());
         if algorithm != Algorithm::default() {
             // The only trace of the algorithm until there are bytes.
@@ -176,13 +177,21 @@ impl Store {
             Err(StorageError::NotFound { .. }) => return Err(UploadError::Unknown { id: *id }),
             Err(error) => return Err(error.into()),
         };
-        let session = self.load_session(name, id, size).await?;
+        // Without bytes there is nothing to know but the algorithm. Who closes the session says
+        // which it is, and who goes on with it looks when it is theirs.
+        let session = match size {
+            0 => Session::begin(*id, Algorithm::default()),
+            size => self.load_session(name, id, size).await?,
+        };
         // A date that cannot be read was written by a process that died just then.
         let started = date(&started).unwrap_or_else(SystemTime::now);
         if self.has_expired(name, &session, started).await {
             return Err(UploadError::Unknown { id: *id });
         }
-        Ok(self.upload(name, session, started))
+        Ok(Upload {
+            presumed: size == 0,
+            ..self.upload(name, session, started)
+        })
     }
 
     async fn open_noted(
@@ -213,6 +222,7 @@ impl Store {
             session,
             started,
             look: None,
+            presumed: false,
         }
     }
 
@@ -356,7 +366,9 @@ impl Upload {
     ///
     /// Returns whether it now hashes with `algorithm`.
     pub fn set_algorithm(&mut self, algorithm: Algorithm) -> bool {
-        self.session.set_algorithm(algorithm)
+        let hashes = self.session.set_algorithm(algorithm);
+        self.presumed &= !hashes;
+        hashes
     }
 
     /// Adds a request's body
@@ -480,11 +492,18 @@ impl Upload {
         let current = match file.note() {
             Some(note) => noted_session(&self.name, &id, &note, file.size())?.0,
             None => {
-                let current = store.load_session(&self.name, &id, file.size()).await?;
+                let known = file.size() == 0 && self.offset() == 0 && !self.presumed;
+                let current = match known {
+                    true => Session::begin(id, self.session.algorithm()),
+                    false => store.load_session(&self.name, &id, file.size()).await?,
+                };
                 self.still_there().await?;
                 current
             }
         };
+        if std::mem::take(&mut self.presumed) && current.offset() == 0 {
+            self.set_algorithm(current.algorithm());
+        }
         if current.offset() > self.offset() {
             let got = self.offset();
             self.session = current;
@@ -573,7 +592,7 @@ impl Upload {
             }
         };
         if gathered.length() > 0 {
-            file.write_vectored(gathered.take()).await?;
+            file.write_last(gathered.take()).await?;
         }
         match broken {
             Some(error) => {
@@ -623,6 +642,9 @@ impl Upload {
         if !file.accompany(&link, digest.to_string().into()) {
             store.write_link(&link, &digest).await?;
         }
+        // The session goes while its lock is still held: a request that waits for the lock
+        // then finds no session, and never writes into what is a blob by now.
+        let vacates = file.vacate();
         match file.publish(&layout::blob(&digest)).await {
             Ok(()) => {}
             // The session was cancelled meanwhile.
@@ -633,12 +655,10 @@ impl Upload {
             Err(error) => return Err(error.into()),
         }
         store.remember_source(&digest, &self.name, size);
-        if file.note().is_some() {
-            // It was one with its bytes.
+        if vacates || file.note().is_some() {
+            // It was one with its bytes, or has gone with them.
             return Ok(());
         }
-        // The session goes while its lock is still held: a request that waits for the lock
-        // then finds no session, and never writes into what is a blob by now.
         store
             .objects()
             .delete_tree(&layout::upload(&self.name, &id))

@@ -61,6 +61,7 @@ pub async fn run(driver: Arc<dyn Driver>) {
     appends_and_publishes(driver.clone()).await;
     publishes_what_was_not_synced(driver.clone()).await;
     writes_pieces_while_it_syncs(driver.clone()).await;
+    begins_and_ends_in_few_steps(driver.clone()).await;
     publishes_in_company(driver.clone()).await;
     gives_back_what_was_written(driver.clone()).await;
     reopens_only_what_is_there(driver.clone()).await;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::join_all;
 
 use super::{
@@ -155,6 +156,59 @@ pub async fn publishes_in_company(driver: Arc<dyn Driver>) {
     append.sync().await.unwrap();
     drop(append);
     assert_absent(&*driver, &child(&folder, "links/no/link")).await;
+}
+
+/// The first and the last of an upload may be done together with something else, or are refused
+pub async fn begins_and_ends_in_few_steps(driver: Arc<dyn Driver>) {
+    let folder = empty(&*driver, "few").await;
+    let (session, to) = (child(&folder, "up/1"), child(&folder, "to/ab/data"));
+    let (upload, beside) = (child(&session, "data"), child(&session, "begun"));
+    for size in [0, 10, 4096, 20_000, 2_000_000] {
+        match driver.begin_with(&upload, &beside, "now".into()) {
+            Some(begun) => {
+                begun.await.unwrap();
+                assert_eq!(driver.progress(&upload).await.unwrap().size, 0);
+                assert_eq!(driver.read(&beside, 100).await.unwrap(), "now");
+            }
+            None => {
+                drop(driver.append(&upload).await.unwrap());
+                driver.write(&beside, "now".into()).await.unwrap();
+            }
+        }
+        let other = child(&session, "states/0");
+        driver.write(&other, "x".into()).await.unwrap();
+
+        // What comes last is there for whatever is done next.
+        let parts = [pattern(size, 1), pattern(size, 2), pattern(size, 3)];
+        let mut append = reopen(&*driver, &upload).await;
+        append.write_last(vec![parts[0].clone()]).await.unwrap();
+        assert_eq!(append.size(), size as u64);
+        append.sync().await.unwrap();
+        assert_eq!(driver.progress(&upload).await.unwrap().size, size as u64);
+        let last = vec![parts[1].clone(), Bytes::new()];
+        append.write_last(last).await.unwrap();
+        append.sync().await.unwrap();
+        drop(append);
+        let mut append = reopen(&*driver, &upload).await;
+        assert_eq!(append.size(), 2 * size as u64);
+        append.write_last(vec![parts[2].clone()]).await.unwrap();
+        if size == 4096 {
+            assert!(whole(append.content().await.unwrap()).await == parts.concat());
+        }
+        let goes = append.vacate();
+        assert_eq!(driver.read(&beside, 100).await.unwrap(), "now", "too early");
+        append.publish(&to).await.unwrap();
+        drop(append);
+        assert!(read(&*driver, &to).await == parts.concat(), "{size}");
+        assert_no_upload(&*driver, &upload).await;
+        for key in [&beside, &other] {
+            match goes {
+                true => assert_absent(&*driver, key).await,
+                false => assert!(driver.read(key, 100).await.is_ok()),
+            }
+        }
+        driver.delete_tree(&session).await.unwrap();
+    }
 }
 
 /// What was written is read once more, and then published, or cut to nothing

@@ -54,9 +54,6 @@ enum Command {
     },
 }
 
-/// How much free memory at the end of a heap is kept for what comes next, in bytes
-const KEPT: usize = 2 * 1024 * 1024;
-
 #[derive(clap::Args, Default)]
 struct ServeArguments {
     /// A configuration file in distribution's format (version 0.1)
@@ -182,6 +179,9 @@ fn serve(arguments: ServeArguments) -> Result<(), String> {
         .block_on(serve::run(source))
         .map_err(|error| error.to_string())
 }
+
+/// How much free memory at the end of a heap is kept for what comes next, in bytes
+const KEPT: usize = 2 * 1024 * 1024;
 
 /// Has the C library keep memory for the buffers of a few bodies
 ///

@@ -104,14 +104,10 @@ impl Store {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<u64, BlobError> {
-        let unknown = || BlobError::Unknown {
-            name: name.clone(),
-            digest: *digest,
-        };
-        if self.read_link(&layout::layer_link(name, digest)).await? != Some(*digest) {
-            return Err(unknown());
-        }
-        let size = self.blob_size(digest).await?.ok_or_else(unknown)?;
+        let linked = self.read_link(&layout::layer_link(name, digest)).await?;
+        expect_link(linked, name, digest)?;
+        let size = self.blob_size(digest).await?;
+        let size = size.ok_or_else(|| unknown(name, digest))?;
         self.remember_source(digest, name, size);
         Ok(size)
     }
@@ -146,9 +142,10 @@ impl Store {
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<(u64, ByteStream), BlobError> {
-        let key = layout::blob(digest);
-        let opened = self.objects().stream(&key, range);
-        self.opened(name, digest, opened).await
+        let linked = self.read_link(&layout::layer_link(name, digest)).await?;
+        expect_link(linked, name, digest)?;
+        let opened = self.objects().stream(&layout::blob(digest), range).await;
+        self.opened(name, digest, opened)
     }
 
     /// The size of a blob, and its pieces or those of `range`
@@ -164,33 +161,29 @@ impl Store {
         digest: &Digest,
         range: Option<ByteRange>,
     ) -> Result<(u64, PieceStream), BlobError> {
-        let key = layout::blob(digest);
-        let opened = self.objects().pieces(&key, range);
-        self.opened(name, digest, opened).await
+        let linked = self.read_link(&layout::layer_link(name, digest)).await?;
+        expect_link(linked, name, digest)?;
+        let opened = self.objects().pieces(&layout::blob(digest), range).await;
+        self.opened(name, digest, opened)
     }
 
-    /// What `opened` gives of a blob, if the repository has it
-    async fn opened<T>(
+    /// What came of opening a blob that the repository has
+    fn opened<T>(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        opened: impl Future<Output = Result<(u64, T), StorageError>>,
+        opened: Result<(u64, T), StorageError>,
     ) -> Result<(u64, T), BlobError> {
-        let unknown = || BlobError::Unknown {
-            name: name.clone(),
-            digest: *digest,
-        };
-        if self.read_link(&layout::layer_link(name, digest)).await? != Some(*digest) {
-            return Err(unknown());
-        }
-        match opened.await {
+        match opened {
             // As for who asks for the size alone.
-            Ok((0, _)) if *digest != Digest::of(digest.algorithm(), b"") => Err(unknown()),
+            Ok((0, _)) if *digest != Digest::of(digest.algorithm(), b"") => {
+                Err(unknown(name, digest))
+            }
             Ok((size, content)) => {
                 self.remember_source(digest, name, size);
                 Ok((size, content))
             }
-            Err(StorageError::NotFound { .. }) => Err(unknown()),
+            Err(StorageError::NotFound { .. }) => Err(unknown(name, digest)),
             Err(error) => Err(error.into()),
         }
     }
@@ -382,5 +375,24 @@ impl Store {
                     .any(|dependency| dependency.descriptor.digest.to_string() == text)
             })
             .unwrap_or(true))
+    }
+}
+
+/// Refuses a blob that the repository does not have
+fn expect_link(
+    linked: Option<Digest>,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), BlobError> {
+    match linked {
+        Some(linked) if linked == *digest => Ok(()),
+        _ => Err(unknown(name, digest)),
+    }
+}
+
+fn unknown(name: &RepositoryName, digest: &Digest) -> BlobError {
+    BlobError::Unknown {
+        name: name.clone(),
+        digest: *digest,
     }
 }

@@ -1,9 +1,9 @@
 //! Files that the kernel sends by itself
 //!
 //! A body can only be made of bytes, and hyper writes them. So the body of a response, once
-//! `ResponseBody::send_files` has been called, notes in [`Files`] which part
-//! of which file is next, and gives hyper as many bytes of [`NOTHING`] instead. Where those would be
-//! written, the [`Sender`] has the kernel send the file, and says that it is done.
+//! `ResponseBody::send_files` has been called, notes in [`Files`] which part of which file is next,
+//! and gives hyper as many bytes of [`NOTHING`] instead. Where those would be written, the
+//! [`Sender`] has the kernel send the file, and says that it is done.
 //!
 //! Right only where nothing between the two looks at the bytes: not over TLS, not over HTTP/2, and
 //! not in a response that has passed through somebody else's hands. Should somebody copy them all the
@@ -28,6 +28,9 @@ use crate::listener::Socket;
 
 /// How many bytes can be stood for at a time
 const MOST: usize = 1024 * 1024;
+
+/// How many bytes are copied at a time where the kernel does not
+const COPIED: usize = 64 * 1024;
 
 /// Bytes that are never read: where they are in memory says that a file is to be sent instead
 ///
@@ -97,17 +100,18 @@ impl Files {
             return Poll::Ready(Ok(0));
         };
         let length = piece.len().min(most);
-        let sent = match ready!(socket.poll_write_with(cx, |socket| copy(socket, piece, length))) {
-            Ok(0) => {
-                let text = format!(
-                    "expected {} bytes of a file from {} on, it has become shorter",
-                    piece.len(),
-                    piece.offset()
-                );
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
-            }
-            sent => sent,
-        };
+        let sent =
+            match ready!(socket.poll_write_with(cx, |socket| send_from(socket, piece, length))) {
+                Ok(0) => {
+                    let text = format!(
+                        "expected {} bytes of a file from {} on, it has become shorter",
+                        piece.len(),
+                        piece.offset()
+                    );
+                    Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+                }
+                sent => sent,
+            };
         match &sent {
             Ok(sent) => {
                 drop(piece.split_to(*sent));
@@ -129,7 +133,11 @@ impl Files {
 }
 
 /// Has the kernel send the first `length` bytes of a piece, and says how many it took
-fn copy(socket: BorrowedFd<'_>, piece: &FilePiece, length: usize) -> rustix::io::Result<usize> {
+fn send_from(
+    socket: BorrowedFd<'_>,
+    piece: &FilePiece,
+    length: usize,
+) -> rustix::io::Result<usize> {
     let mut offset = piece.offset();
     match sendfile(socket, piece, Some(&mut offset), length) {
         // Not of this file system, or not in this sandbox.
@@ -141,9 +149,6 @@ fn copy(socket: BorrowedFd<'_>, piece: &FilePiece, length: usize) -> rustix::io:
         sent => sent,
     }
 }
-
-/// How many bytes are copied at a time where the kernel does not
-const COPIED: usize = 64 * 1024;
 
 /// Whether it was the client who ended the connection
 fn is_of_the_client(error: &io::Error) -> bool {

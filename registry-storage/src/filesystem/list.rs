@@ -21,24 +21,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::mount::tells_of_changes;
 use super::share::is_silly;
 use super::{Root, TEMPORARY, failed};
 use crate::driver::{Entry, Key};
 use crate::error::StorageError;
-
-/// File systems (`f_type` of `statfs(2)`) whose folders tell by their times that they changed
-///
-/// Those on which the kernel itself does all changes, one after another. On others nothing is
-/// kept, which is only slower.
-const TELLING: [u32; 7] = [
-    0x0000_ef53, // ext2 to ext4
-    0x5846_5342, // XFS
-    0x9123_683e, // Btrfs
-    0x0102_1994, // tmpfs
-    0x2fc1_2fc1, // ZFS
-    0xf2f5_2010, // F2FS
-    0xca45_1a4e, // bcachefs
-];
 
 /// For how long a folder must not have changed, so that its next change has another time
 const SETTLED: Duration = Duration::from_secs(2);
@@ -107,12 +94,7 @@ struct Page<'a> {
 impl Listings {
     /// None yet, of what is below `root`
     pub(super) fn of(root: &File) -> Self {
-        let telling = fs::fstatfs(root).is_ok_and(|stat| {
-            #[allow(clippy::unnecessary_cast)] // its type differs between targets
-            let kind = stat.f_type as u32;
-            TELLING.contains(&kind)
-        });
-        let metadata = root.metadata().ok().filter(|_| telling);
+        let metadata = root.metadata().ok().filter(|_| tells_of_changes(root));
         Self {
             device: metadata.map(|metadata| metadata.dev()),
             settled: SETTLED,

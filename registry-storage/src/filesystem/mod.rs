@@ -13,6 +13,7 @@ mod mount;
 mod publish;
 mod read;
 mod share;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -31,6 +32,7 @@ use self::buffers::Buffers;
 use self::errand::Errands;
 use self::list::Listings;
 use self::share::Openings;
+use self::watch::Watched;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
 use crate::piece::PieceStream;
@@ -47,6 +49,14 @@ const TEMPORARY: &str = "_tmp";
 /// rename them atomically, as all local ones and NFS are.
 ///
 /// Temporary files are in `_tmp` below the root; the keys below `_tmp` are not to be used.
+///
+/// # Local disks
+///
+/// Small objects that are read often, and the names in large folders, are kept in memory for as
+/// long as the kernel says that nothing has changed, by whichever process: what is stored,
+/// replaced or deleted is seen with the next call. Up to 1,024 objects are kept, for which some
+/// 3,000 of the folders that a user of the system may watch (`fs.inotify.max_user_watches`) are
+/// used; where there are fewer, less is kept.
 ///
 /// # NFS
 ///
@@ -96,6 +106,7 @@ struct Root {
     buffers: Arc<Buffers>,
     errands: Errands,
     listings: Listings,
+    watched: Watched,
 }
 
 /// Why a folder cannot be a storage
@@ -189,6 +200,7 @@ impl FileSystem {
         }
         let opened = Root {
             listings: Listings::of(&fd),
+            watched: Watched::of(&fd),
             buffers: Arc::default(),
             errands: Errands::default(),
             fd,

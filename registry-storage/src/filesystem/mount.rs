@@ -25,6 +25,20 @@ const REMOTE: [u32; 11] = [
 /// NFS of any version
 const NFS: u32 = 0x0000_6969;
 
+/// File systems (`f_type` of `statfs(2)`) on which the kernel itself does all changes, one after another
+///
+/// Their folders tell by their times that they changed, and the kernel tells whoever watches
+/// them.
+const TELLING: [u32; 7] = [
+    0x0000_ef53, // ext2 to ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0x0102_1994, // tmpfs
+    0x2fc1_2fc1, // ZFS
+    0xf2f5_2010, // F2FS
+    0xca45_1a4e, // bcachefs
+];
+
 /// The options of an NFS mount that its description names
 const TOLD: [&str; 20] = [
     "vers",
@@ -121,14 +135,10 @@ impl Mount {
     /// What is known of the mount that an open folder is on
     pub(super) fn of(folder: &File) -> Self {
         // Not to know is to be careful: the careful way is only a little slower.
-        let care = rustix::fs::fstatfs(folder).map_or(Care::Remote, |stat| {
-            #[allow(clippy::unnecessary_cast)] // its type differs between targets
-            let kind = stat.f_type as u32;
-            match kind {
-                NFS => Care::Nfs,
-                kind if REMOTE.contains(&kind) => Care::Remote,
-                _ => Care::Local,
-            }
+        let care = rustix::fs::fstatfs(folder).map_or(Care::Remote, |stat| match kind(&stat) {
+            NFS => Care::Nfs,
+            kind if REMOTE.contains(&kind) => Care::Remote,
+            _ => Care::Local,
         });
         let entry = rustix::fs::statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
             .ok()
@@ -265,6 +275,19 @@ impl Entry {
                 .collect(),
         })
     }
+}
+
+/// Whether of what is on the file system of an open folder changes are told
+///
+/// Where they are not, nothing is kept of it, which is only slower.
+pub(super) fn tells_of_changes(folder: &File) -> bool {
+    rustix::fs::fstatfs(folder).is_ok_and(|stat| TELLING.contains(&kind(&stat)))
+}
+
+/// The number of a file system
+#[allow(clippy::unnecessary_cast)] // its type differs between targets
+fn kind(stat: &rustix::fs::StatFs) -> u32 {
+    stat.f_type as u32
 }
 
 /// Undoes how the kernel writes what would be taken for the end of a field, as in `\040`

@@ -36,7 +36,7 @@ const LOOKS: u64 = 5;
 const SMALL: usize = 4096;
 
 /// Without blocking on what is no regular file
-const OPEN: OFlags = OFlags::RDONLY
+pub(super) const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
 
@@ -98,6 +98,9 @@ impl Root {
         key: &Key,
         limit: usize,
     ) -> Option<Result<Bytes, StorageError>> {
+        if let Some(bytes) = self.watched.get(key.as_str(), limit) {
+            return Some(Ok(bytes));
+        }
         let file = match self.open_file_cached(key)? {
             Ok(file) => file,
             Err(error) => return Some(Err(error)),
@@ -105,6 +108,7 @@ impl Root {
         if limit <= SMALL
             && let Some(bytes) = read_small(&file, limit)
         {
+            self.watched.keep(&self.fd, key.as_str(), bytes.len());
             return Some(Ok(bytes));
         }
         let object = match self.look(key, file) {
@@ -442,7 +446,7 @@ impl Reading {
 /// file ends: pages are in the page cache or are not. So nobody has to ask for the size. Whatever
 /// else it may be (a folder, a pipe, a device) fails to be read at an offset, or reads as empty or
 /// endless, and is to be looked at.
-fn read_small(file: &File, limit: usize) -> Option<Bytes> {
+pub(super) fn read_small(file: &File, limit: usize) -> Option<Bytes> {
     let mut buffer = [0; SMALL];
     let asked = SMALL.min(limit.saturating_add(1));
     let room = &mut [IoSliceMut::new(&mut buffer[..asked])];

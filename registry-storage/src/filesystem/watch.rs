@@ -80,7 +80,7 @@ struct State {
 struct Kept {
     bytes: Bytes,
     read: Instant,
-    /// Whether anybody wanted it since there was no room the last time
+    /// Whether anybody wanted it again since there was no room the last time
     used: AtomicBool,
 }
 
@@ -168,7 +168,8 @@ impl State {
     }
 
     fn keep(&mut self, root: &File, path: &str) {
-        if !self.files.contains_key(path) {
+        let known = self.files.contains_key(path);
+        if !known {
             self.taken_in = Some(Instant::now());
             if self.files.len() >= FILES {
                 self.make_room();
@@ -182,7 +183,7 @@ impl State {
             let kept = Kept {
                 bytes,
                 read: Instant::now(),
-                used: AtomicBool::new(true),
+                used: AtomicBool::new(known),
             };
             self.files.insert(path.to_owned(), kept);
         } else {
@@ -281,16 +282,21 @@ impl State {
         }
     }
 
-    /// Forgets what nobody wanted since the last time, or everything
+    /// Forgets what nobody wanted a second time since the last time, or else half of everything
     fn make_room(&mut self) {
         let unused = |(path, kept): (&String, &Kept)| {
             (!kept.used.swap(false, Ordering::Relaxed)).then(|| path.clone())
         };
-        let unused: Vec<String> = self.files.iter().filter_map(unused).collect();
-        match unused.is_empty() {
-            true => self.forget_below(""),
-            false => unused.iter().for_each(|path| self.forget(path)),
+        let mut paths: Vec<String> = self.files.iter().filter_map(unused).collect();
+        if paths.is_empty() {
+            paths = self
+                .files
+                .keys()
+                .take(self.files.len() / 2)
+                .cloned()
+                .collect();
         }
+        paths.iter().for_each(|path| self.forget(path));
     }
 
     /// Applies all events
@@ -577,21 +583,28 @@ mod tests {
             std_fs::write(path, "text").unwrap();
         }
         let (hot, cold) = paths.split_at(10);
-        for path in hot.iter().chain(cold).chain(&cold[..200]) {
-            assert!(keep(&folder, path));
-            hot.iter().for_each(|path| assert!(keep(&folder, path)));
+        for paths in hot.chunks(10).chain(cold.chunks(50)) {
+            for path in paths.iter().chain(hot) {
+                assert!(keep(&folder, path));
+            }
         }
         {
-            let state = state(&folder);
+            let mut state = state(&folder);
             assert!(state.files.len() <= FILES, "{}", state.files.len());
             assert!(hot.iter().all(|path| state.files.contains_key(path)));
             assert_eq!(state.folders.len(), state.files.len() + 2);
             assert_eq!(state.paths.len(), state.folders.len());
+            // Where all are wanted, some go.
+            for kept in state.files.values() {
+                kept.used.store(true, Ordering::Relaxed);
+            }
+            state.make_room();
+            assert!((1..FILES).contains(&state.files.len()));
         }
         // What is gone is not watched.
         std_fs::remove_dir_all(root.path().join("a")).unwrap();
-        assert_eq!(kept(&folder, &hot[0]), None);
-        let state = state(&folder);
+        let mut state = state(&folder);
+        state.catch_up();
         assert!(state.files.is_empty() && state.folders.is_empty() && state.paths.is_empty());
     }
 

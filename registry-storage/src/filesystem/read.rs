@@ -25,10 +25,10 @@ const INLINE: usize = 64 * 1024;
 /// How many bytes of a file are given out at a time to be sent from it
 ///
 /// Whether they are in the page cache is asked for once for as many, at a few places.
-const WINDOW: u64 = 512 * 1024;
+const WINDOW: u64 = 1024 * 1024;
 
 /// How many places those are: one for each 128 KiB, which most systems read ahead
-const LOOKS: u64 = 5;
+const LOOKS: u64 = 9;
 
 /// How many bytes are read of what may be small, before anybody asks how large it is
 ///

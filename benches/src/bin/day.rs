@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo build --release
-//! cargo run --release -p registry-benches --bin day -- [--operations N] [--registry HOST:PORT]
+//! cargo run --release -p registry-benches --bin day -- [--operations N] [--minutes N] [--registry HOST:PORT]
 //! ```
 //!
 //! Ten of a hundred operations push an image of 5 to 10 layers, of which three are shared with
@@ -34,6 +34,10 @@ struct Arguments {
     /// How many pushes and pulls
     #[arg(long, default_value_t = 250_000)]
     operations: u64,
+    /// Over how many minutes they are spread evenly; an hour of the day has 10,417 operations
+    /// [default: one begins as soon as another is done]
+    #[arg(long)]
+    minutes: Option<u32>,
     /// How many of a hundred are pushes
     #[arg(long, default_value_t = 10)]
     pushes: u64,
@@ -60,6 +64,9 @@ struct Day {
     address: String,
     pushes: u64,
     operations: u64,
+    /// How long after one the next may begin
+    interval: Duration,
+    started: Instant,
     begun: AtomicU64,
     done: AtomicU64,
     numbers: AtomicU64,
@@ -94,10 +101,14 @@ fn main() -> Result<ExitCode> {
         (Some(server), _) => server.address.clone(),
         (None, registry) => registry.unwrap_or_default(),
     };
+    let minutes = arguments.minutes.unwrap_or_default();
+    let spread = Duration::from_secs(u64::from(minutes) * 60);
     let day = Day {
         address,
         pushes: arguments.pushes,
         operations: arguments.operations,
+        interval: spread.div_f64(arguments.operations.max(1) as f64),
+        started: Instant::now(),
         begun: AtomicU64::new(0),
         done: AtomicU64::new(0),
         numbers: AtomicU64::new(0),
@@ -106,10 +117,9 @@ fn main() -> Result<ExitCode> {
         errors: Mutex::default(),
     };
     let cpu = server.as_ref().map(Server::cpu).transpose()?;
-    let started = Instant::now();
     let over = AtomicBool::new(false);
     let (times, memory) = thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch(&day, server.as_ref(), started, &over));
+        let watcher = scope.spawn(|| watch(&day, server.as_ref(), &over));
         let seed = arguments.seed;
         let times = at_once(arguments.clients, |client| {
             Ok(day.client(Random::new(seed << 32 | client as u64)))
@@ -118,7 +128,7 @@ fn main() -> Result<ExitCode> {
         let memory = watcher.join().map_err(|_| "the watcher panicked")?;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>((times?, memory))
     })?;
-    let elapsed = started.elapsed();
+    let elapsed = day.started.elapsed();
     let cpu = match (&server, cpu) {
         (Some(server), Some(before)) => Some(server.cpu()?.saturating_sub(before)),
         _ => None,
@@ -180,7 +190,7 @@ fn main() -> Result<ExitCode> {
 }
 
 /// Prints how far it is and how much memory there is, and gives the latter in MiB
-fn watch(day: &Day, server: Option<&Server>, started: Instant, over: &AtomicBool) -> Vec<f64> {
+fn watch(day: &Day, server: Option<&Server>, over: &AtomicBool) -> Vec<f64> {
     let mut memory = Vec::new();
     println!("\n| operations | seconds | MiB resident |\n|---:|---:|---:|");
     for look in 1..=LOOKS {
@@ -195,7 +205,7 @@ fn watch(day: &Day, server: Option<&Server>, started: Instant, over: &AtomicBool
         println!(
             "| {} | {:.1} | {} |",
             day.done.load(Ordering::Relaxed),
-            started.elapsed().as_secs_f64(),
+            day.started.elapsed().as_secs_f64(),
             resident.map_or_else(|| "-".to_owned(), shown)
         );
     }
@@ -207,7 +217,13 @@ impl Day {
     fn client(&self, mut random: Random) -> Times {
         let mut times = Times::default();
         let mut connection = None;
-        while self.begun.fetch_add(1, Ordering::Relaxed) < self.operations {
+        loop {
+            let begun = self.begun.fetch_add(1, Ordering::Relaxed);
+            if begun >= self.operations {
+                return times;
+            }
+            let at = self.interval.mul_f64(begun as f64);
+            thread::sleep(at.saturating_sub(self.started.elapsed()));
             let there = self.there.read().unwrap_or_else(PoisonError::into_inner);
             let count = there.len() as u64;
             let pushes = pushes(&mut random, count, self.pushes);
@@ -240,7 +256,6 @@ impl Day {
             }
             self.done.fetch_add(1, Ordering::Relaxed);
         }
-        times
     }
 
     fn failed(&self, error: impl ToString) {

@@ -46,6 +46,11 @@ pub(crate) fn is_blob(key: &Key) -> bool {
     }
 }
 
+/// Whether it says what a repository has, in a few bytes: a tag, a manifest, a layer, a referrer
+pub(crate) fn is_link(key: &Key) -> bool {
+    key.name() == "link"
+}
+
 /// Beside a blob's data: a copy that did not hash to its name and was moved out of the way
 pub(crate) fn damaged_blob(digest: &Digest) -> Key {
     let hex = digest.hex();

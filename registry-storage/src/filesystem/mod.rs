@@ -52,10 +52,10 @@ const TEMPORARY: &str = "_tmp";
 ///
 /// # Local disks
 ///
-/// Small objects that are read often, and the names in large folders, are kept in memory for as
-/// long as the kernel says that nothing has changed, by whichever process: what is stored,
-/// replaced or deleted is seen with the next call. Up to 1,024 objects are kept, for which some
-/// 3,000 of the folders that a user of the system may watch (`fs.inotify.max_user_watches`) are
+/// Links that are read often, and the names in large folders, are kept in memory for as long as
+/// the kernel says that nothing has changed, by whichever process: what is stored, replaced or
+/// deleted is seen with the next call. Up to 1,024 links are kept, for which some 3,000 of the
+/// folders that a user of the system may watch (`fs.inotify.max_user_watches`) are
 /// used; where there are fewer, less is kept.
 ///
 /// # NFS

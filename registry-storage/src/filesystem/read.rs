@@ -108,7 +108,10 @@ impl Root {
         if limit <= SMALL
             && let Some(bytes) = read_small(&file, limit)
         {
-            self.watched.keep(&self.fd, key.as_str(), bytes.len());
+            // What else is small belongs to an upload, and is soon gone.
+            if layout::is_link(key) {
+                self.watched.keep(&self.fd, key.as_str(), bytes.len());
+            }
             return Some(Ok(bytes));
         }
         let object = match self.look(key, file) {

@@ -1,7 +1,7 @@
-//! Small files that are read again and again, kept while nothing on the way to them changes
+//! Links that are read again and again, kept while nothing on the way to them changes
 //!
-//! To open, read and close a link costs ten times as much as to ask the kernel whether anything
-//! happened to it. So of some small files the bytes are kept, and their folder and all folders
+//! To open, read and close a file costs ten times as much as to ask the kernel whether anything
+//! happened to it. So of some links the bytes are kept, and their folder and all folders
 //! above it are watched (`inotify(7)`). The kernel puts an event into the queue before the call
 //! that changes something returns, whichever process makes it. Therefore what is kept is the
 //! truth while the queue is empty, and that is asked each time; otherwise the events are applied
@@ -402,26 +402,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_is_kept() {
+    async fn links_that_are_read_are_kept() {
         let root = tempfile::tempdir().unwrap();
         let Some(folder) = open(root.path()) else {
             return;
         };
-        let key = Key::parse("a/b/c").unwrap();
+        let key = Key::parse("a/b/link").unwrap();
         folder.write(&key, "text".into()).await.unwrap();
         assert_eq!(folder.read(&key, 10).await.unwrap(), "text");
-        assert_eq!(kept(&folder, "a/b/c").unwrap(), "text");
+        assert_eq!(kept(&folder, "a/b/link").unwrap(), "text");
         assert_eq!(folder.read(&key, 4).await.unwrap(), "text");
         let error = folder.read(&key, 3).await.unwrap_err().to_string();
         assert!(error.contains("at most 3 bytes, found 4"), "{error}");
         // Not without end.
-        if let Some(kept) = state(&folder).files.get_mut("a/b/c") {
+        if let Some(kept) = state(&folder).files.get_mut("a/b/link") {
             kept.read = Instant::now().checked_sub(TRUSTED * 2).unwrap();
         }
-        assert_eq!(kept(&folder, "a/b/c"), None);
+        assert_eq!(kept(&folder, "a/b/link"), None);
         assert_eq!(folder.read(&key, 10).await.unwrap(), "text");
-        assert!(kept(&folder, "a/b/c").is_some());
+        assert!(kept(&folder, "a/b/link").is_some());
         assert_eq!(state(&folder).folders.len(), 3);
+        let other = Key::parse("a/b/startedat").unwrap();
+        state(&folder).taken_in = None;
+        folder.write(&other, "text".into()).await.unwrap();
+        assert_eq!(folder.read(&other, 10).await.unwrap(), "text");
+        assert_eq!(kept(&folder, "a/b/startedat"), None);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod mount;
 mod publish;
 mod read;
 mod share;
+mod spares;
 
 use std::fs::File;
 use std::io;
@@ -31,6 +32,7 @@ use self::buffers::Buffers;
 use self::errand::Errands;
 use self::list::Listings;
 use self::share::Openings;
+use self::spares::Spares;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
 use crate::piece::PieceStream;
@@ -96,6 +98,7 @@ struct Root {
     buffers: Arc<Buffers>,
     errands: Errands,
     listings: Listings,
+    spares: Spares,
 }
 
 /// Why a folder cannot be a storage
@@ -191,6 +194,7 @@ impl FileSystem {
             listings: Listings::of(&fd),
             buffers: Arc::default(),
             errands: Errands::default(),
+            spares: Spares::default(),
             fd,
             path: path(),
             mount,

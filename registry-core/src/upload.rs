@@ -246,14 +246,37 @@ impl Chunk<'_> {
     /// [`ChunkError::TooLong`] when the body is longer than announced; these bytes are not
     /// taken then.
     pub fn append(&mut self, bytes: &[u8]) -> Result<Append, ChunkError> {
-        if let Some(remaining) = &mut self.remaining {
-            *remaining = remaining
-                .checked_sub(bytes.len() as u64)
-                .ok_or(ChunkError::TooLong)?;
-        }
+        self.count(bytes.len() as u64)?;
         let offset = self.session.offset();
         self.session.hasher.update(bytes);
         Ok(Append { offset })
+    }
+
+    /// Takes bytes of the body that were hashed elsewhere: `hasher` is a clone of
+    /// [`Chunk::hasher`] that was given them
+    ///
+    /// # Errors
+    ///
+    /// As [`Chunk::append`].
+    ///
+    /// # Panics
+    ///
+    /// If it is another hasher, or the chunk was given something meanwhile.
+    pub fn append_hashed(&mut self, hasher: Hasher) -> Result<Append, ChunkError> {
+        let offset = self.session.offset();
+        assert_eq!(hasher.algorithm(), self.session.algorithm());
+        let length = hasher.written().checked_sub(offset);
+        self.count(length.expect("a hasher that went on from that of this chunk"))?;
+        self.session.hasher = hasher;
+        Ok(Append { offset })
+    }
+
+    fn count(&mut self, length: u64) -> Result<(), ChunkError> {
+        if let Some(remaining) = &mut self.remaining {
+            let rest = remaining.checked_sub(length);
+            *remaining = rest.ok_or(ChunkError::TooLong)?;
+        }
+        Ok(())
     }
 
     /// The body has ended
@@ -457,6 +480,22 @@ mod tests {
         }
         assert_eq!(session.offset(), 3);
         assert!(session.complete(Digest::sha256(b"abc")).is_ok());
+    }
+
+    #[test]
+    fn bytes_that_were_hashed_elsewhere_are_as_good() {
+        let mut session = session();
+        let mut chunk = session.chunk(header(None, Some(6))).unwrap();
+        assert_eq!(chunk.append(b"abc"), Ok(Append { offset: 0 }));
+        let mut hasher = chunk.hasher().clone();
+        hasher.update(b"de");
+        let mut longer = hasher.clone();
+        assert_eq!(chunk.append_hashed(hasher), Ok(Append { offset: 3 }));
+        longer.update(b"fg");
+        assert_eq!(chunk.append_hashed(longer), Err(ChunkError::TooLong));
+        assert_eq!(chunk.append(b"f"), Ok(Append { offset: 5 }));
+        assert_eq!(chunk.finish(), Ok(Checkpoint { offset: 6 }));
+        assert!(session.complete(Digest::sha256(b"abcdef")).is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod mount;
 mod publish;
 mod read;
 mod share;
+mod spares;
 mod watch;
 
 use std::fs::File;
@@ -32,6 +33,7 @@ use self::buffers::Buffers;
 use self::errand::Errands;
 use self::list::Listings;
 use self::share::Openings;
+use self::spares::Spares;
 use self::watch::Watched;
 use crate::driver::{Append, ByteStream, Entry, Key, Objects, Stat, Uploads};
 use crate::error::StorageError;
@@ -107,6 +109,7 @@ struct Root {
     errands: Errands,
     listings: Listings,
     watched: Watched,
+    spares: Spares,
 }
 
 /// Why a folder cannot be a storage
@@ -203,6 +206,7 @@ impl FileSystem {
             watched: Watched::of(&fd),
             buffers: Arc::default(),
             errands: Errands::default(),
+            spares: Spares::default(),
             fd,
             path: path(),
             mount,

@@ -112,48 +112,6 @@ impl Root {
             .map_err(|errno| failed(to.as_str(), errno))
     }
 
-    /// Removes the folder in which an upload was that has become an object
-    ///
-    /// For everybody else it has ended with that, so nothing depends on it.
-    pub(super) fn vacate(&self, upload: &Key) {
-        let Some(folder) = upload.parent() else {
-            return;
-        };
-        let removed = match Key::parse(folder) {
-            Ok(key) if self.mount.is_remote() => self.delete_tree(&key),
-            _ => remove_folder(&self.fd, folder).map_err(|errno| failed(folder, errno)),
-        };
-        if let Err(error) = removed {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(%folder, error, "an upload that has ended was left behind; a purge removes it");
-        }
-    }
-
-    /// Makes an empty file that nobody knows of yet, in a new folder, and another beside it with
-    /// these bytes; nothing is synced
-    pub(super) fn begin(
-        &self,
-        upload: &Key,
-        beside: &Key,
-        bytes: &[u8],
-    ) -> Result<(), StorageError> {
-        let create = |key: &Key, bytes| {
-            self.place(key, &mut Unsynced::new(), |folder, name| {
-                let file = fs::openat(
-                    folder,
-                    name,
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
-                    FILE_MODE,
-                )?;
-                write_all(&file.into(), bytes, 0)?;
-                Ok(true)
-            })
-        };
-        create(upload, &[])?;
-        create(beside, bytes)?;
-        Ok(())
-    }
-
     /// A synced temporary file to be put at `key`; `None` if what is there is the same
     fn stage(&self, key: &Key, bytes: &[u8]) -> Result<Option<Temporary>, StorageError> {
         if bytes.len() <= COMPARED && self.confirm(key, bytes) {
@@ -275,7 +233,7 @@ impl Root {
     /// `put` is given the open folder and the name in it. It says whether what it should put
     /// there exists; if it does not, nothing was done. What is to be synced for it is added to
     /// `unsynced`.
-    fn place(
+    pub(super) fn place(
         &self,
         key: &Key,
         unsynced: &mut Unsynced,
@@ -554,7 +512,7 @@ fn remove_all(folder: &File, path: &str) -> Result<(), Errno> {
 }
 
 /// Removes a folder with everything in it; others may do so at the same time
-fn remove_folder(folder: &File, path: &str) -> Result<(), Errno> {
+pub(super) fn remove_folder(folder: &File, path: &str) -> Result<(), Errno> {
     // Writers that had the folder open when it was moved away may still put something in.
     for _ in 0..ATTEMPTS {
         let opened = match fs::openat(

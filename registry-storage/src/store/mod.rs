@@ -6,6 +6,7 @@
 
 mod blobs;
 mod gathered;
+mod hashing;
 mod lists;
 mod manifest_cache;
 mod manifests;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use registry_core::{Digest, RepositoryName};
 
+use self::hashing::Processors;
 use self::manifest_cache::ManifestCache;
 use crate::driver::{Driver, Key, Objects, Uploads};
 use crate::error::StorageError;
@@ -100,6 +102,7 @@ struct Inner {
     sources: Cache<Digest, Seen>,
     hint_counts: Arc<HintCounts>,
     manifests: ManifestCache,
+    processors: Processors,
 }
 
 impl Store {
@@ -128,6 +131,7 @@ impl Store {
                 sources: Cache::new(SOURCES),
                 hint_counts: Arc::default(),
                 manifests: ManifestCache::new(),
+                processors: Processors::default(),
             }),
             upload_lifetime: Some(uploads::LIFETIME),
         }

@@ -16,11 +16,12 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 use registry_core::upload::{
-    ChunkError, ChunkHeader, CompleteError, Completion, Session, UploadId,
+    Chunk, ChunkError, ChunkHeader, CompleteError, Completion, Session, UploadId,
 };
 use registry_core::{Algorithm, Digest, Hasher, RepositoryName};
 
 use super::gathered::Gathered;
+use super::hashing::Processor;
 use super::note::Note;
 use super::purge::date;
 use super::{SMALL_READ_LIMIT, Store};
@@ -330,6 +331,54 @@ impl Store {
     }
 }
 
+/// Which of the running hashes are saved while a body is received
+struct Checkpoints {
+    /// After how many bytes
+    every: u64,
+    /// The offset of the last
+    last: u64,
+    /// What is to be synced before more is written
+    due: Option<Hasher>,
+    /// What is being synced
+    behind: Option<Hasher>,
+}
+
+impl Checkpoints {
+    fn new(every: Option<u64>, offset: u64) -> Self {
+        Self {
+            every: every.unwrap_or(u64::MAX),
+            last: offset,
+            due: None,
+            behind: None,
+        }
+    }
+
+    /// What is written is what this hash covers
+    fn reach(&mut self, hasher: &Hasher) {
+        if hasher.written() - self.last >= self.every {
+            self.last = hasher.written();
+            self.due = Some(hasher.clone());
+        }
+    }
+}
+
+/// Waits for what is hashed beside, which then is the chunk's
+async fn hashed(
+    processor: &mut Processor,
+    chunk: &mut Chunk<'_>,
+    name: &RepositoryName,
+) -> Result<(), AppendError> {
+    let hashed = processor.wait().await;
+    let hashed = hashed.map_err(|error| StorageError::Transient {
+        key: layout::upload_data(name, &chunk.id()).to_string(),
+        source: error.into(),
+    })?;
+    if let Some(hasher) = hashed {
+        let _ = chunk.append_hashed(hasher)?;
+    }
+    Ok(())
+}
+
 /// The session that a note is of, and when it began
 fn noted_session(
     name: &RepositoryName,
@@ -554,11 +603,9 @@ impl Upload {
         S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Display,
     {
-        let checkpoint = file.checkpoint().unwrap_or(u64::MAX);
-        let mut begun = self.session.offset();
-        // The hash of what is to be synced before more is written, and of what is being synced
-        let (mut due, mut behind): (Option<Hasher>, Option<Hasher>) = (None, None);
+        let mut checkpoints = Checkpoints::new(file.checkpoint(), self.session.offset());
         let mut gathered = Gathered::default();
+        let mut processor: Option<Processor> = None;
         let mut chunk = self.session.chunk(header)?;
         let broken = loop {
             let frame = match body.try_next().await {
@@ -566,16 +613,22 @@ impl Upload {
                 Ok(None) => break None,
                 Err(error) => break Some(error.to_string()),
             };
-            // While it is still in the processor's cache.
-            let _ = chunk.append(&frame)?;
+            if processor.is_none() {
+                // While it is still in the processor's cache.
+                let _ = chunk.append(&frame)?;
+            }
             gathered.push(frame);
             if gathered.length() < WRITE_SIZE {
                 continue;
             }
-            if let Some(hasher) = due.take() {
+            if let Some(processor) = &mut processor {
+                hashed(processor, &mut chunk, &self.name).await?;
+                checkpoints.reach(chunk.hasher());
+            }
+            if let Some(hasher) = checkpoints.due.take() {
                 file.annotate(Note::encode(self.started, &hasher));
                 file.sync_behind().await?;
-                if let Some(durable) = behind.replace(hasher)
+                if let Some(durable) = checkpoints.behind.replace(hasher)
                     && file.note().is_none()
                 {
                     let (id, algorithm) = (chunk.id(), durable.algorithm());
@@ -585,14 +638,26 @@ impl Upload {
                     objects.write_unsynced(&key, durable.save().into()).await?;
                 }
             }
-            file.write_vectored(gathered.take()).await?;
-            if chunk.offset() - begun >= checkpoint {
-                begun = chunk.offset();
-                due = Some(chunk.hasher().clone());
+            let pieces = gathered.take();
+            match &mut processor {
+                Some(processor) => processor.begin(chunk.hasher().clone(), pieces.clone()),
+                None => {
+                    checkpoints.reach(chunk.hasher());
+                    // There is more to come than a few bytes.
+                    processor = self.store.inner.processors.lend();
+                }
             }
+            file.write_vectored(pieces).await?;
         };
-        if gathered.length() > 0 {
-            file.write_last(gathered.take()).await?;
+        let rest = gathered.take();
+        if let Some(mut processor) = processor {
+            hashed(&mut processor, &mut chunk, &self.name).await?;
+            for piece in &rest {
+                let _ = chunk.append(piece)?;
+            }
+        }
+        if !rest.is_empty() {
+            file.write_last(rest).await?;
         }
         match broken {
             Some(error) => {

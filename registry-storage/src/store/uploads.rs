@@ -16,12 +16,12 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 use registry_core::upload::{
-    Chunk, ChunkError, ChunkHeader, CompleteError, Completion, Session, UploadId,
+    ChunkError, ChunkHeader, CompleteError, Completion, Session, UploadId,
 };
 use registry_core::{Algorithm, Digest, Hasher, RepositoryName};
 
 use super::gathered::Gathered;
-use super::hashing::Processor;
+use super::hashing::{Beside, HashError};
 use super::note::Note;
 use super::purge::date;
 use super::{SMALL_READ_LIMIT, Store};
@@ -37,8 +37,13 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How many bytes are gathered before they are hashed and written
 ///
 /// Large enough that a trip to the disk's threads is small beside the work, small enough that
-/// two of them per running upload are little memory.
+/// some of them per running upload are little memory.
 const WRITE_SIZE: usize = 512 * 1024;
+
+/// How many of these may not be hashed yet when one more is to be hashed on another processor
+///
+/// With one, it has something to do while this one is woken and brings the next.
+const OUTSTANDING: usize = 1;
 
 /// Why there is no upload session
 #[derive(Debug, thiserror::Error)]
@@ -331,6 +336,18 @@ impl Store {
     }
 }
 
+impl From<HashError> for AppendError {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Chunk(error) => Self::Chunk(error),
+            HashError::Lost => Self::Storage(StorageError::Transient {
+                key: "_uploads".to_owned(),
+                source: "the thread that hashes an upload has ended before it was done".into(),
+            }),
+        }
+    }
+}
+
 /// Which of the running hashes are saved while a body is received
 struct Checkpoints {
     /// After how many bytes
@@ -353,30 +370,18 @@ impl Checkpoints {
         }
     }
 
+    /// Whether one is due when so many bytes are written
+    fn are_due(&self, written: u64) -> bool {
+        written - self.last >= self.every
+    }
+
     /// What is written is what this hash covers
     fn reach(&mut self, hasher: &Hasher) {
-        if hasher.written() - self.last >= self.every {
+        if self.are_due(hasher.written()) {
             self.last = hasher.written();
             self.due = Some(hasher.clone());
         }
     }
-}
-
-/// Waits for what is hashed beside, which then is the chunk's
-async fn hashed(
-    processor: &mut Processor,
-    chunk: &mut Chunk<'_>,
-    name: &RepositoryName,
-) -> Result<(), AppendError> {
-    let hashed = processor.wait().await;
-    let hashed = hashed.map_err(|error| StorageError::Transient {
-        key: layout::upload_data(name, &chunk.id()).to_string(),
-        source: error.into(),
-    })?;
-    if let Some(hasher) = hashed {
-        let _ = chunk.append_hashed(hasher)?;
-    }
-    Ok(())
 }
 
 /// The session that a note is of, and when it began
@@ -605,7 +610,9 @@ impl Upload {
     {
         let mut checkpoints = Checkpoints::new(file.checkpoint(), self.session.offset());
         let mut gathered = Gathered::default();
-        let mut processor: Option<Processor> = None;
+        let mut beside = Beside::new(&self.store.inner.processors);
+        // Whether what comes next is hashed beside: not before it is more than a few bytes.
+        let mut is_beside = false;
         let mut chunk = self.session.chunk(header)?;
         let broken = loop {
             let frame = match body.try_next().await {
@@ -613,7 +620,7 @@ impl Upload {
                 Ok(None) => break None,
                 Err(error) => break Some(error.to_string()),
             };
-            if processor.is_none() {
+            if !is_beside {
                 // While it is still in the processor's cache.
                 let _ = chunk.append(&frame)?;
             }
@@ -621,9 +628,14 @@ impl Upload {
             if gathered.length() < WRITE_SIZE {
                 continue;
             }
-            if let Some(processor) = &mut processor {
-                hashed(processor, &mut chunk, &self.name).await?;
-                checkpoints.reach(chunk.hasher());
+            if is_beside {
+                // The hash that is saved has to be that of all that is written.
+                let due = checkpoints.are_due(file.size());
+                let outstanding = if due { 0 } else { OUTSTANDING };
+                beside.settle(&mut chunk, outstanding).await?;
+                if due {
+                    checkpoints.reach(chunk.hasher());
+                }
             }
             if let Some(hasher) = checkpoints.due.take() {
                 file.annotate(Note::encode(self.started, &hasher));
@@ -639,19 +651,16 @@ impl Upload {
                 }
             }
             let pieces = gathered.take();
-            match &mut processor {
-                Some(processor) => processor.begin(chunk.hasher().clone(), pieces.clone()),
-                None => {
-                    checkpoints.reach(chunk.hasher());
-                    // There is more to come than a few bytes.
-                    processor = self.store.inner.processors.lend();
-                }
+            match is_beside {
+                true => beside.hash(&mut chunk, &pieces).await?,
+                false => checkpoints.reach(chunk.hasher()),
             }
             file.write_vectored(pieces).await?;
+            is_beside = beside.is_open();
         };
+        beside.settle(&mut chunk, 0).await?;
         let rest = gathered.take();
-        if let Some(mut processor) = processor {
-            hashed(&mut processor, &mut chunk, &self.name).await?;
+        if is_beside {
             for piece in &rest {
                 let _ = chunk.append(piece)?;
             }

@@ -290,6 +290,13 @@ pub trait Append: fmt::Debug + Send + 'static {
         self.write_vectored(pieces).await
     }
 
+    /// Says how many bytes are to be added, as far as is known; there may be more or fewer
+    ///
+    /// A driver may make room for them ahead. Others do nothing.
+    fn expect(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// Says what the upload is to become, before its bytes are written
     ///
     /// A driver may then put the bytes where they will stay, and save itself a copy. If the

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::publish::{ATTEMPTS, FILE_MODE, RETRY_AFTER, Unsynced, write_all_vectored};
+use super::room::{Room, cut};
 use super::share::identity;
 use super::{Root, failed, pooled};
 use crate::driver::{Append, ByteStream, Key};
@@ -31,6 +32,7 @@ pub(super) struct FileAppend {
     key: Key,
     file: Arc<File>,
     size: u64,
+    room: Room,
     /// A small last write that was put off, and where it belongs
     pending: Option<(Vec<Bytes>, u64)>,
     /// The last operation, which may run while the caller hashes the next bytes
@@ -153,8 +155,10 @@ impl FileAppend {
     }
 
     fn locked(root: Arc<Root>, key: Key, file: File, stat: &Stat, unsynced: Unsynced) -> Self {
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
         Self {
-            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            size,
+            room: Room::of(stat, size, root.room_ahead),
             root,
             key,
             file: Arc::new(file),
@@ -250,7 +254,13 @@ impl Append for FileAppend {
         let length: usize = pieces.iter().map(Bytes::len).sum();
         self.dirty = true;
         self.size += length as u64;
-        self.start(move |file| write_all_vectored(file, &pieces, offset));
+        let ahead = self.room.ahead(offset, self.size);
+        self.start(move |file| {
+            if let Some(ahead) = ahead {
+                ahead.make(file);
+            }
+            write_all_vectored(file, &pieces, offset)
+        });
         if length <= SMALL {
             self.settle().await?;
         }
@@ -289,7 +299,9 @@ impl Append for FileAppend {
             return Ok(());
         }
         let (root, unsynced) = (self.root.clone(), self.unsynced.clone());
+        let (size, is_beyond) = (self.size, self.room.give_back(self.size));
         self.start(move |file| {
+            cut(file, size, is_beyond)?;
             fs::fdatasync(file)?;
             root.sync_folders(&unsynced)
         });
@@ -324,6 +336,10 @@ impl Append for FileAppend {
         Ok(object.stream(self.root.clone(), self.key.clone(), 0, self.size))
     }
 
+    fn expect(&mut self, bytes: u64) {
+        self.room.expect(self.size, bytes);
+    }
+
     fn accompany(&mut self, key: &Key, bytes: Bytes) -> bool {
         self.beside = Some((key.clone(), bytes));
         true
@@ -340,11 +356,14 @@ impl Append for FileAppend {
         let (root, from, to) = (self.root.clone(), self.key.clone(), to.clone());
         let (pending, beside) = (self.pending.take(), self.beside.take());
         let vacate = self.vacate;
+        let (size, is_beyond) = (self.size, self.room.give_back(self.size));
         // With the lock: nobody gets the file under its old name, even if this is dropped.
         let locked = self.file.clone();
         self.ended = Some("the upload could not be published; open it again");
         pooled(self.key.as_str(), move || {
-            write_pending(&locked, pending).map_err(|errno| failed(from.as_str(), errno))?;
+            write_pending(&locked, pending)
+                .and_then(|()| cut(&locked, size, is_beyond))
+                .map_err(|errno| failed(from.as_str(), errno))?;
             root.publish(&locked, &from, &to, beside.as_ref())?;
             if vacate {
                 root.vacate(&from);

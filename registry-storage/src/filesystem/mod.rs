@@ -12,6 +12,7 @@ mod list;
 mod mount;
 mod publish;
 mod read;
+mod room;
 mod share;
 mod spares;
 mod watch;
@@ -110,6 +111,8 @@ struct Root {
     listings: Listings,
     watched: Watched,
     spares: Spares,
+    /// Whether room for uploads is made ahead
+    room_ahead: bool,
 }
 
 /// Why a folder cannot be a storage
@@ -207,6 +210,7 @@ impl FileSystem {
             buffers: Arc::default(),
             errands: Errands::default(),
             spares: Spares::default(),
+            room_ahead: mount::pays_to_make_room(&fd) && !mount.is_remote(),
             fd,
             path: path(),
             mount,

@@ -22,6 +22,9 @@ const REMOTE: [u32; 11] = [
     0x4750_4653, // GPFS
 ];
 
+/// ext2 to ext4
+const EXT: u32 = 0x0000_ef53;
+
 /// NFS of any version
 const NFS: u32 = 0x0000_6969;
 
@@ -30,7 +33,7 @@ const NFS: u32 = 0x0000_6969;
 /// Their folders tell by their times that they changed, and the kernel tells whoever watches
 /// them.
 const TELLING: [u32; 7] = [
-    0x0000_ef53, // ext2 to ext4
+    EXT,
     0x5846_5342, // XFS
     0x9123_683e, // Btrfs
     0x0102_1994, // tmpfs
@@ -275,6 +278,11 @@ impl Entry {
                 .collect(),
         })
     }
+}
+
+/// Whether it pays to make room ahead on the file system of an open folder; measured on ext4 alone
+pub(super) fn pays_to_make_room(folder: &File) -> bool {
+    rustix::fs::fstatfs(folder).is_ok_and(|stat| kind(&stat) == EXT)
 }
 
 /// Whether of what is on the file system of an open folder changes are told

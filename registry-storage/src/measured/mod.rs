@@ -422,6 +422,10 @@ impl Append for MeasuredAppend {
         self.upload.size()
     }
 
+    fn expect(&mut self, bytes: u64) {
+        self.upload.expect(bytes);
+    }
+
     fn aim(&mut self, to: &Key) {
         self.upload.aim(to);
     }

@@ -614,6 +614,9 @@ impl Upload {
         // Whether what comes next is hashed beside: not before it is more than a few bytes.
         let mut is_beside = false;
         let mut chunk = self.session.chunk(header)?;
+        if let Some(length) = header.length {
+            file.expect(length);
+        }
         let broken = loop {
             let frame = match body.try_next().await {
                 Ok(Some(frame)) => frame,

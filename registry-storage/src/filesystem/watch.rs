@@ -174,9 +174,10 @@ impl State {
             if self.files.len() >= FILES {
                 self.make_room();
             }
-            // Too many are watched, or a folder has just gone or is none.
+            // Too many are watched, or a folder has just gone or is none. Or it is watched under the
+            // name that it had before, which the events tell.
             if self.watch(root, path).is_err() {
-                return;
+                return self.catch_up();
             }
         }
         if let Some(bytes) = read_alone(root, path) {
@@ -536,6 +537,22 @@ mod tests {
             let read = folder.read(&key, 10).await.ok();
             assert_eq!(read.as_deref(), expected.map(str::as_bytes), "{what}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_renamed_is_kept_under_its_new_name() {
+        let root = tempfile::tempdir().unwrap();
+        let Some(folder) = open(root.path()) else {
+            return;
+        };
+        let key = Key::parse("a/b/c").unwrap();
+        folder.write(&key, "text".into()).await.unwrap();
+        assert!(keep(&folder, "a/b/c"));
+        std_fs::rename(root.path().join("a"), root.path().join("d")).unwrap();
+        // Though nobody asks for the old one any more.
+        assert!(keep(&folder, "d/b/c"));
+        assert_eq!(kept(&folder, "a/b/c"), None);
+        assert_eq!(kept(&folder, "d/b/c").unwrap(), "text");
     }
 
     #[tokio::test]
